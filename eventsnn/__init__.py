@@ -1,0 +1,1 @@
+"""eventsnn: spiking neural networks, one spike at a time, with an exact account."""

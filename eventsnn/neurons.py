@@ -1,0 +1,174 @@
+"""Neuron models: what a population does when its turn to fire comes.
+
+Every model is a frozen dataclass of plain numbers. A parameter is one number for the whole population, an array of
+shape (channels,), or an array of the population's shape (channels first). Potentials and thresholds share one
+arbitrary unit; times are whole ticks.
+
+At a turn, `I` is the sum of everything that arrived in the tick, biases included, and the membrane `u` goes through::
+
+    leak     u <- rest + alpha (u - rest)      (LIF, leak="before"; once for every tick since the last turn)
+    input    u <- u + gain I                   (left out while refractory with refractory_input="discard")
+    clamp    u <- max(u, v_min)
+    late     reset owed from the last spike    (reset_delay=True only)
+    fire     u >= threshold, or u > threshold  (comparator "ge" or "gt"; never while refractory)
+    reset    u <- u - reset_amount, or u <- reset_value, or nothing
+    leak     u <- rest + alpha (u - rest)      (LIF, leak="after")
+
+`docs/semantics.md` states these rules with the order of events around them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Parameter = float | np.ndarray
+
+COMPARATORS = ("ge", "gt")
+RESETS = ("subtract", "value", "none")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Input:
+    """Where samples enter: analog images (direct) or events. It has no dynamics."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class IF:
+    """Integrate-and-fire: `u <- u + gain I`, a spike at the threshold, then the reset.
+
+    threshold: fires at `u >= threshold` (comparator "ge") or `u > threshold` ("gt").
+    reset: "subtract" takes `reset_amount` off (soft reset; None means the threshold), "value" sets `reset_value`
+        (hard reset), "none" leaves the membrane.
+    v0: membrane before the first tick. v_min: lower bound of the membrane, None for none.
+    refractory: ticks after a spike in which the neuron cannot fire; what arrives then is "discard"ed, and counted as
+        dropped, or "integrate"d.
+    multi_spike: fires again, within the turn, while still at threshold: one event of that multiplicity (sinabs).
+    reset_delay: the reset happens at the neuron's next tick, after its leak and input (snnTorch's default).
+
+    InfLoR-SNN (Guo et al., ECCV 2022) is `IF(threshold=0.5, reset_amount=1.0, comparator="gt")`; QCFS (Bu et al.,
+    ICLR 2022) is `IF(threshold=theta, v0=theta / 2)`.
+    """
+
+    threshold: Parameter = 1.0
+    comparator: str = "ge"
+    reset: str = "subtract"
+    reset_amount: Parameter | None = None
+    reset_value: Parameter = 0.0
+    v0: Parameter = 0.0
+    v_min: Parameter | None = None
+    gain: Parameter = 1.0
+    refractory: int = 0
+    refractory_input: str = "discard"
+    multi_spike: bool = False
+    reset_delay: bool = False
+
+    @property
+    def subtracts(self) -> Parameter:
+        """The amount a soft reset takes off the membrane."""
+        return self.threshold if self.reset_amount is None else self.reset_amount
+
+    @property
+    def discards(self) -> bool:
+        """Whether arrivals can be dropped: refractory neurons that do not integrate."""
+        return self.refractory > 0 and self.refractory_input == "discard"
+
+    def problems(self) -> list[str]:
+        """What makes this neuron impossible to run, one sentence each; empty when it is sound."""
+        found = []
+        if self.comparator not in COMPARATORS:
+            found.append(f"comparator is {self.comparator!r}, wanted 'ge' or 'gt'")
+        if self.reset not in RESETS:
+            found.append(f"reset is {self.reset!r}, wanted 'subtract', 'value' or 'none'")
+        if self.refractory_input not in ("discard", "integrate"):
+            found.append(f"refractory_input is {self.refractory_input!r}, wanted 'discard' or 'integrate'")
+        if isinstance(self.refractory, bool) or not isinstance(self.refractory, int) or self.refractory < 0:
+            found.append(f"refractory is {self.refractory!r}, wanted a whole number of ticks, 0 or more")
+        for name in ("threshold", "reset_value", "v0", "gain", "reset_amount", "v_min"):
+            value = getattr(self, name)
+            if value is not None and not np.all(np.isfinite(value)):
+                found.append(f"{name} holds NaN or infinity")
+        if self.reset == "subtract" and not np.all(np.asarray(self.subtracts) > 0):
+            found.append("reset_amount must be greater than 0, or a spike would not lower the membrane")
+        if self.multi_spike and (self.reset != "subtract" or self.reset_delay or self.refractory):
+            found.append("multi_spike needs reset='subtract' without delay or refractory time")
+        return found
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LIF(IF):
+    """Leaky integrate-and-fire: an `IF` whose membrane decays towards `rest` by the factor `alpha` each tick.
+
+    alpha: factor kept per tick, 0 <= alpha <= 1. leak: "before" the input (TET, TEBN, snnTorch) or "after" the reset
+    (snncutoff); they differ only while `v0` is not `rest`. alpha_from: how alpha came from a time constant, kept in the
+    file for the reader: "given", "exp" (exp(-dt/tau)) or "euler" (1 - dt/tau).
+    """
+
+    alpha: Parameter = 0.5
+    rest: Parameter = 0.0
+    leak: str = "before"
+    alpha_from: str = "given"
+
+    def problems(self) -> list[str]:
+        """As `IF.problems`, with the leak."""
+        found = super().problems()
+        if self.leak not in ("before", "after"):
+            found.append(f"leak is {self.leak!r}, wanted 'before' or 'after'")
+        if self.alpha_from not in ("given", "exp", "euler"):
+            found.append(f"alpha_from is {self.alpha_from!r}, wanted 'given', 'exp' or 'euler'")
+        alpha = np.asarray(self.alpha)
+        if not np.all((alpha >= 0) & (alpha <= 1)):
+            found.append("alpha must lie between 0 and 1")
+        if not np.all(np.isfinite(self.rest)):
+            found.append("rest holds NaN or infinity")
+        return found
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Integrator:
+    """A readout without a threshold: `y <- y + I`, the summed logits of Wu et al. (2023). Never spikes."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Relay:
+    """Sums what arrives in a tick and forwards it at once as one graded event per unit that received anything.
+
+    Stands where two weight operations follow each other without a neuron (add-after-spike residuals, projection
+    shortcuts of S-ResNet). A relay with a shift forwards every unit, every tick.
+    """
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Gate:
+    """Spiking max-pool: forwards one binary event per unit whose arrivals in a tick sum to more than 0.
+
+    Fed by binary events through a window map of coefficient 1 this is the OR of the window, the maximum of its spikes.
+    """
+
+
+Neuron = Input | IF | LIF | Integrator | Relay | Gate
+
+
+def preset(name: str, threshold: Parameter = 1.0, **changes: Any) -> IF:
+    """The neuron another tool means by its defaults.
+
+    name: "nir" (strict, reset to value 0), "sinabs" (soft reset, several spikes a tick, clamp at -threshold),
+    "snntorch" (strict, soft reset one tick late), "norse" (strict, hard reset), "spikingjelly" (>=, hard reset),
+    "snncutoff" (strict, soft reset, v0 = threshold / 2), "lava" (>=, hard reset). With `alpha` among the changes the
+    result is a `LIF`, else an `IF`. Raises ValueError for an unknown name.
+    """
+    presets: dict[str, dict[str, Any]] = {
+        "nir": {"comparator": "gt", "reset": "value"},
+        "sinabs": {"comparator": "ge", "reset": "subtract", "multi_spike": True, "v_min": -np.asarray(threshold)},
+        "snntorch": {"comparator": "gt", "reset": "subtract", "reset_delay": True},
+        "norse": {"comparator": "gt", "reset": "value"},
+        "spikingjelly": {"comparator": "ge", "reset": "value"},
+        "snncutoff": {"comparator": "gt", "reset": "subtract", "v0": np.asarray(threshold) / 2},
+        "lava": {"comparator": "ge", "reset": "value"},
+    }
+    if name not in presets:
+        raise ValueError(f"unknown neuron preset {name!r}; choose one of {', '.join(sorted(presets))}")
+    fields = {"threshold": threshold, **presets[name], **changes}
+    return LIF(**fields) if "alpha" in fields else IF(**fields)
