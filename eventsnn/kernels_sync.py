@@ -1,0 +1,1024 @@
+"""Compiled loops of the clocked discipline: the event queue, delivery, the turn to fire, the stop.
+
+`run` takes one sample through its ticks in a single call. Everything it needs comes in flat arrays: a read-only `Plan`
+made by `wiring`, and a `State` that one worker reuses from sample to sample. No Python object is touched, the
+interpreter lock is released, and no floating-point shortcut is taken (`fastmath` stays off), so results do not depend
+on the block widths chosen below: each membrane receives its additions in the order of the queue.
+
+Every compiled function lives in this one file: Numba's cache does not notice an edit to a callee in another file.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+# Only what Python calls is cached; the rest is compiled into it. Python's error model would test every divisor.
+_entry = njit(cache=True, nogil=True, error_model="numpy")
+_compiled = njit(nogil=True, error_model="numpy")
+
+# ------------------------------------------------------------------------------------------- layout of the tables
+
+# Columns of `Plan.pop`, one row per population. Units are numbered channels last inside their population.
+(
+    P_KIND,  # what a turn does, see KIND_*
+    P_UNIT,  # first unit in `Cells.v`
+    P_SIZE,
+    P_CHANNELS,
+    P_RANK,  # 2 x depth + 1
+    P_REGISTER,  # first entry in `Cells.register`
+    P_CONST,  # its constant input (biases, shifts) in `Plan.real`, -1 for none
+    P_CONST_LENGTH,  # units the constant covers before it repeats
+    P_CONST_STRIDE,  # entries from one tick's constant to the next, 0 when it never changes
+    P_DRIVEN,  # 1: takes a turn every tick
+    P_FLAGS,  # FLAG_* of the neuron
+    P_REFRACTORY,
+    P_FIRST_OUT,  # its outgoing connections: Plan.whole[first:last]
+    P_LAST_OUT,
+    P_FIRST_IN,  # incoming connections that add at the turn (tables, images): Plan.whole[first:last]
+    P_LAST_IN,
+    P_SLOTS,  # how many emitted batches it keeps
+    P_FIRST_SLOT,
+    P_SLOT_GROUP,  # first group of its batches
+    P_SLOT_EVENT,  # first event of its batches
+    P_RECORD,  # 1: its events are recorded
+    P_POTENTIAL,  # first column in Books.potential, -1 for none
+    P_EXTRA,  # first unit in Cells.extra, which only some populations need; -1 for none
+    # Neuron parameters, two columns each: where in Plan.real, and 0 for one number or 1 for one per unit.
+    Q_ALPHA,
+    _,
+    Q_REST,
+    _,
+    Q_GAIN,
+    _,
+    Q_FIRE,  # the smallest membrane that fires: the threshold for >=, the next larger float for >
+    _,
+    Q_AMOUNT,  # KIND_FAST resets by u <- RESET u - AMOUNT, KIND_GENERAL by subtracting AMOUNT or setting RESET
+    _,
+    Q_RESET,
+    _,
+    Q_FLOOR,
+    _,
+    Q_V0,
+    _,
+    Q_THRESHOLD,
+    _,
+    P_COLUMNS,
+) = range(42)
+
+KIND_INPUT, KIND_FAST, KIND_GENERAL, KIND_INTEGRATOR, KIND_RELAY, KIND_GATE = range(6)
+
+FLAG_HARD, FLAG_NO_RESET, FLAG_MULTI, FLAG_LATE_RESET, FLAG_LEAKS, FLAG_LEAK_AFTER = 1, 2, 4, 8, 16, 32
+FLAG_DISCARD, FLAG_FLOOR, FLAG_GRADED = 64, 128, 256
+
+# Columns of `Plan.con`, one row per connection.
+(
+    C_SOURCE,
+    C_TARGET,
+    C_DELAY,
+    C_OP,  # OP_*
+    C_REGISTER,  # where its contributions are added, in Cells.register
+    C_POINTER,  # in Plan.whole: first run (tap, synapse) of every source position (unit), numbers of Plan.runs rows
+    C_WEIGHT,  # first weight in Plan.real
+    C_ROW,  # weights of one source channel (OP_RUNS)
+    C_GROUP_IN,  # source channels in a convolution group
+    C_GROUP_OUT,  # target channels in a convolution group
+    C_CHANNELS_OUT,  # channels of the target grid (OP_UNITS)
+    C_CHANNEL_SHIFT,  # target channel - source channel (OP_UNITS)
+    C_FAN,  # in Plan.whole: structural taps of one event, per position (per unit for OP_SPARSE)
+    C_EFFECTIVE,  # in Plan.whole: taps of non-zero weight per unit, -1: as structural
+    C_POOL_FAN,  # in Plan.whole: pool taps beside the weight, per position, -1 for none
+    C_BY_TABLE,  # 1: delivered taps are read off the table, because a map behind the weight changes the additions
+    C_COEFFICIENT,  # in Plan.real: one number per row of its part of Plan.runs, -1: folded into the weights
+    C_CAREFUL,  # 1: the target may drop arrivals
+    C_TOUCH,  # 1: the target wants to know which units something arrived at
+    C_SCALE,  # in Plan.real: its per-tick table (ticks, channels), -1 for none
+    C_ANALOG,  # 1: carries an analog image, a constant current
+    C_SYNOPS,  # 1: its taps are SynOps (class ac or mac)
+    C_COLUMNS,
+) = range(23)
+
+OP_RUNS, OP_UNITS, OP_SPARSE = range(3)
+R_TARGET, R_FIRST, R_LENGTH = range(3)  # columns of Plan.runs
+M_RANKS, M_RING, M_OUTPUT, M_INPUT, M_COLUMNS = range(5)
+
+MAIN, POOL = range(2)
+STRUCTURAL, EFFECTIVE, DELIVERED, DROPPED = range(4)
+REFRACTORY_UNTIL, OWED, TOUCHED = range(3)  # rows of Cells.extra
+LAST_TURN, SCHEDULED = range(2)  # rows of Queue.clock
+LINK, WHAT, SLOT = range(3)  # columns of Queue.entries
+HEAD, TAIL = range(2)
+G_POSITION, G_FIRST = range(2)  # columns of Batch.groups
+(A_TICK, A_RANK, A_BEGUN, A_FREE, A_PENDING, A_PEAK, A_RECORDED, A_SPENT, A_COLUMNS) = range(9)  # Queue.at
+
+POLICY_FIXED, POLICY_SPIKE_GAP, POLICY_TOPK, POLICY_CONFIDENCE, POLICY_ENTROPY, POLICY_FIRST, POLICY_BUDGET = range(7)
+
+RUNNING, STOPPED, HORIZON, FULL, RUNAWAY = range(5)
+MAX_MULTIPLICITY = 1_000_000
+
+
+class Plan(NamedTuple):
+    """A network as flat read-only arrays, shared by all workers."""
+
+    pop: Any  # (populations, P_COLUMNS) int64
+    con: Any  # (connections, C_COLUMNS) int64
+    misc: Any  # (M_COLUMNS,) int64
+    whole: Any  # int64 lists: connection numbers, pointers, fan-out
+    runs: Any  # (n, 3) int32: first target unit (position for OP_UNITS), first weight in the row, units
+    real: Any  # all numbers of the run's dtype: weights, coefficients, biases, tables, neuron parameters
+
+
+class Cells(NamedTuple):
+    """Membranes and what arrives at them."""
+
+    v: Any  # membranes (readout: sums; relays, gates: unused)
+    register: Any  # input of the tick, and one more register per connection with a table or an image
+    mask: Any  # uint8 per unit: fired in this turn
+    words: Any  # the same bytes, eight at a time
+    extra: Any  # (3, n) int32: end of refractoriness, owed reset, something arrived in this tick
+
+
+class Queue(NamedTuple):
+    """Entries waiting, first in first out in buckets of (tick, rank); ticks go round a ring."""
+
+    buckets: Any  # (ring, ranks, 2) int64: head and tail
+    entries: Any  # (n, 3) int64: next entry, connection or population, the batch a delivery carries
+    waiting: Any  # (ring,) int64: entries per tick
+    clock: Any  # (2, populations) int64: last turn, latest turn queued
+    at: Any  # (A_COLUMNS,) int64: where the run stands, so that it can be left and entered again
+
+
+class Batch(NamedTuple):
+    """Events grouped by position; a batch is a range of groups."""
+
+    groups: Any  # (n, 2) int64: position, first event; the next row's first event is the end
+    channel: Any  # int32
+    value: Any  # of graded and multiple events
+
+
+class Books(NamedTuple):
+    """What a sample leaves behind. All int64 but outputs, margins and potentials."""
+
+    events: Any  # (populations, ticks, 2): emitted; the same with multiplicity
+    taps: Any  # (connections, 2, ticks, 4)
+    in_flight: Any  # (connections, 2)
+    synops: Any  # (ticks,) delivered
+    counts: Any  # (classes,) output spikes so far, channels last
+    outputs: Any  # (ticks, classes)
+    margins: Any  # (ticks, classes), spiking readout: membrane - threshold
+    potential: Any  # (ticks, columns)
+
+
+class Record(NamedTuple):
+    """Recorded events, until they are fetched."""
+
+    place: Any  # (n, 3) int32: tick, population, unit
+    value: Any  # float64
+
+
+class State(NamedTuple):
+    """All that changes during a sample; one worker owns one."""
+
+    cells: Any
+    queue: Any
+    batch: Any  # emitted events; a population's batches go round its slots
+    slot_groups: Any  # (slots,) int64: groups in each
+    books: Any
+    record: Any
+
+
+class Feed(NamedTuple):
+    """One sample: input events by tick, or an analog image as one batch of graded events."""
+
+    tick_group: Any  # (ticks + 1,) int64: first group of each tick
+    batch: Any
+    analog: Any  # bool
+
+
+# --------------------------------------------------------------------------------------------------- vector blocks
+
+
+def _accumulate(width: int, count: int, graded: bool) -> Any:
+    """An intrinsic: `target[i : i + width * count] += sum over events of weights`, kept in vector registers.
+
+    All events of one position meet the same target units. Holding these in registers while the events' weight rows are
+    added saves the load and store of the target for every event but one; Numba cannot see that target and weights do
+    not overlap, so a plain loop would go through memory each time. Additions happen event by event, as in that loop.
+    """
+
+    @intrinsic
+    def accumulate(typing_context, target, at, weight, channel, value, first, last, row, offset):
+        def generate(context, builder, signature, arguments):
+            arrays = {
+                i: context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 2, 3, 4)
+            }
+            at, first, last, row, offset = (arguments[i] for i in (1, 5, 6, 7, 8))
+            element = context.get_data_type(signature.args[0].dtype)
+            align = 4 if isinstance(element, ir.FloatType) else 8
+            vector, word = ir.VectorType(element, width), ir.IntType(64)
+
+            def block(base, index):
+                return builder.bitcast(builder.gep(base, [index]), vector.as_pointer())
+
+            places = [block(arrays[0], builder.add(at, word(k * width))) for k in range(count)]
+            start = [builder.load(place) for place in places]
+            for load in start:
+                load.align = align
+            before = builder.block
+            body, after = (builder.append_basic_block(name) for name in ("events", "done"))
+            builder.branch(body)  # the caller has at least one event
+            builder.position_at_end(body)
+            event = builder.phi(word)
+            event.add_incoming(first, before)
+            sums = [builder.phi(vector) for _ in range(count)]
+            number = builder.sext(builder.load(builder.gep(arrays[3], [event])), word)
+            source = builder.add(builder.mul(number, row), offset)
+            if graded:
+                lane = builder.load(builder.gep(arrays[4], [event]))
+                single = builder.insert_element(ir.Constant(vector, ir.Undefined), lane, ir.IntType(32)(0))
+                zeros = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
+                spread = builder.shuffle_vector(single, ir.Constant(vector, ir.Undefined), zeros)
+            total = []
+            for k in range(count):
+                load = builder.load(block(arrays[2], builder.add(source, word(k * width))))
+                load.align = align
+                total.append(builder.fadd(sums[k], builder.fmul(spread, load) if graded else load))
+            following = builder.add(event, word(1))
+            event.add_incoming(following, body)
+            for k in range(count):
+                sums[k].add_incoming(start[k], before)
+                sums[k].add_incoming(total[k], body)
+            builder.cbranch(builder.icmp_signed("<", following, last), body, after)
+            builder.position_at_end(after)
+            for k in range(count):
+                store = builder.store(total[k], places[k])
+                store.align = align
+            return context.get_dummy_value()
+
+        index = types.intp
+        return types.void(target, index, weight, channel, value, index, index, index, index), generate
+
+    return accumulate
+
+
+_add_64, _add_48, _add_32, _add_16 = (_accumulate(16, count, False) for count in (4, 3, 2, 1))
+_add_8, _add_4, _add_1 = (_accumulate(width, 1, False) for width in (8, 4, 1))
+_mac_64, _mac_48, _mac_32, _mac_16 = (_accumulate(16, count, True) for count in (4, 3, 2, 1))
+_mac_8, _mac_4, _mac_1 = (_accumulate(width, 1, True) for width in (8, 4, 1))
+
+
+@intrinsic
+def _trailing_zeros(typing_context, word):
+    def generate(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.uint64(types.uint64), generate
+
+
+@_compiled
+def _add_rows(register, start, weight, channel, value, first, last, row, offset, length):
+    """Add the weight rows of binary events first..last of one position onto `length` target units."""
+    i = 0
+    while length - i >= 64:
+        _add_64(register, start + i, weight, channel, value, first, last, row, offset + i)
+        i += 64
+    if length - i >= 48:
+        _add_48(register, start + i, weight, channel, value, first, last, row, offset + i)
+        i += 48
+    elif length - i >= 32:
+        _add_32(register, start + i, weight, channel, value, first, last, row, offset + i)
+        i += 32
+    if length - i >= 16:
+        _add_16(register, start + i, weight, channel, value, first, last, row, offset + i)
+        i += 16
+    if length - i >= 8:
+        _add_8(register, start + i, weight, channel, value, first, last, row, offset + i)
+        i += 8
+    if length - i >= 4:
+        _add_4(register, start + i, weight, channel, value, first, last, row, offset + i)
+        i += 4
+    while i < length:
+        _add_1(register, start + i, weight, channel, value, first, last, row, offset + i)
+        i += 1
+
+
+@_compiled
+def _mac_rows(register, start, weight, channel, value, first, last, row, offset, length):
+    """As `_add_rows`, every row multiplied by its event's value."""
+    i = 0
+    while length - i >= 64:
+        _mac_64(register, start + i, weight, channel, value, first, last, row, offset + i)
+        i += 64
+    if length - i >= 48:
+        _mac_48(register, start + i, weight, channel, value, first, last, row, offset + i)
+        i += 48
+    elif length - i >= 32:
+        _mac_32(register, start + i, weight, channel, value, first, last, row, offset + i)
+        i += 32
+    if length - i >= 16:
+        _mac_16(register, start + i, weight, channel, value, first, last, row, offset + i)
+        i += 16
+    if length - i >= 8:
+        _mac_8(register, start + i, weight, channel, value, first, last, row, offset + i)
+        i += 8
+    if length - i >= 4:
+        _mac_4(register, start + i, weight, channel, value, first, last, row, offset + i)
+        i += 4
+    while i < length:
+        _mac_1(register, start + i, weight, channel, value, first, last, row, offset + i)
+        i += 1
+
+
+# -------------------------------------------------------------------------------------------------------- delivery
+
+
+@_compiled
+def _deliver_runs(plan, cells, c, graded, batch, g0, g1):
+    """Convolutions and dense weights. Returns the additions made.
+
+    The taps of a position are stored as runs: neighbouring target units whose weights are neighbours too. At stride 1
+    the kernel columns are stored flipped, so that a whole kernel row is one run.
+    """
+    con = plan.con[c]
+    real, register, channel, value = plan.real, cells.register, batch.channel, batch.value
+    base, weights, row, group_in = con[C_REGISTER], con[C_WEIGHT], con[C_ROW], con[C_GROUP_IN]
+    grouped = group_in < plan.pop[con[C_SOURCE], P_CHANNELS]
+    extra = plan.pop[con[C_TARGET], P_EXTRA]
+    added = 0
+    for g in range(g0, g1):
+        place = con[C_POINTER] + batch.groups[g, G_POSITION]
+        r0, r1 = plan.whole[place], plan.whole[place + 1]
+        first, end = batch.groups[g, G_FIRST], batch.groups[g + 1, G_FIRST]
+        while first < end:
+            # Events of one convolution group share their target channels; without groups that is all of them.
+            shift, last = 0, end
+            if grouped:
+                group = channel[first] // group_in
+                last = first + 1
+                while last < end and channel[last] // group_in == group:
+                    last += 1
+                shift = group * con[C_GROUP_OUT]
+            for r in range(r0, r1):
+                start = shift + plan.runs[r, R_TARGET]
+                offset = weights + plan.runs[r, R_FIRST]
+                length = np.int64(plan.runs[r, R_LENGTH])
+                if graded:
+                    _mac_rows(register, base + start, real, channel, value, first, last, row, offset, length)
+                else:
+                    _add_rows(register, base + start, real, channel, value, first, last, row, offset, length)
+                added += length * (last - first)
+                if con[C_TOUCH]:
+                    cells.extra[TOUCHED, extra + start : extra + start + length] = 1
+            first = last
+    return added
+
+
+@_compiled
+def _deliver_singly(plan, cells, c, graded, batch, g0, g1, tick):
+    """Any connection, one unit at a time: identity, pools, synapse lists, differing coefficients, refractory targets.
+
+    Returns (added, dropped).
+    """
+    con = plan.con[c]
+    op = con[C_OP]
+    extra = plan.pop[con[C_TARGET], P_EXTRA]
+    channels = plan.pop[con[C_SOURCE], P_CHANNELS]
+    origin = plan.whole[con[C_POINTER]]
+    added = dropped = 0
+    for g in range(g0, g1):
+        position = batch.groups[g, G_POSITION]
+        for event in range(batch.groups[g, G_FIRST], batch.groups[g + 1, G_FIRST]):
+            number = np.int64(batch.channel[event])
+            place = con[C_POINTER] + (position * channels + number if op == OP_SPARSE else position)
+            for r in range(plan.whole[place], plan.whole[place + 1]):
+                unit, weight, length = np.int64(plan.runs[r, R_TARGET]), con[C_WEIGHT], 1
+                if op == OP_RUNS:
+                    unit += number // con[C_GROUP_IN] * con[C_GROUP_OUT]
+                    weight += number * con[C_ROW] + plan.runs[r, R_FIRST]
+                    length = np.int64(plan.runs[r, R_LENGTH])
+                elif op == OP_UNITS:
+                    unit = unit * con[C_CHANNELS_OUT] + number + con[C_CHANNEL_SHIFT]
+                    weight += number
+                else:
+                    weight += r - origin
+                for i in range(length):
+                    if con[C_CAREFUL] and cells.extra[REFRACTORY_UNTIL, extra + unit + i] >= tick:
+                        dropped += 1
+                        continue
+                    amount = plan.real[weight + i]
+                    if con[C_COEFFICIENT] >= 0:
+                        amount *= plan.real[con[C_COEFFICIENT] + r - origin]
+                    if graded:
+                        amount *= batch.value[event]
+                    cells.register[con[C_REGISTER] + unit + i] += amount
+                    added += 1
+                    if con[C_TOUCH]:
+                        cells.extra[TOUCHED, extra + unit + i] = 1
+    return added, dropped
+
+
+@_compiled
+def _deliver(plan, cells, c, graded, batch, g0, g1, tick):
+    """Apply a batch to the target's register. Returns (added, dropped)."""
+    con = plan.con[c]
+    if con[C_OP] != OP_RUNS or con[C_CAREFUL] or con[C_COEFFICIENT] >= 0:
+        return _deliver_singly(plan, cells, c, graded, batch, g0, g1, tick)
+    return _deliver_runs(plan, cells, c, graded, batch, g0, g1), 0
+
+
+@_compiled
+def _fan(plan, c, batch, g0, g1):
+    """Taps of a batch, from the fan-out tables: (structural, effective, pool)."""
+    con, whole = plan.con[c], plan.whole
+    channels = plan.pop[con[C_SOURCE], P_CHANNELS]
+    by_unit, by_weight = con[C_OP] == OP_SPARSE, con[C_EFFECTIVE] >= 0
+    structural = effective = pool = 0
+    for g in range(g0, g1):
+        position, first, last = batch.groups[g, G_POSITION], batch.groups[g, G_FIRST], batch.groups[g + 1, G_FIRST]
+        if by_unit or by_weight:
+            for event in range(first, last):
+                unit = position * channels + batch.channel[event]
+                structural += whole[con[C_FAN] + unit] if by_unit else whole[con[C_FAN] + position]
+                effective += whole[con[C_EFFECTIVE] + unit] if by_weight else whole[con[C_FAN] + unit]
+        else:
+            structural += (last - first) * whole[con[C_FAN] + position]
+        if con[C_POOL_FAN] >= 0:
+            pool += (last - first) * whole[con[C_POOL_FAN] + position]
+    return structural, effective if by_unit or by_weight else structural, pool
+
+
+# ------------------------------------------------------------------------------------------------------- the queue
+
+
+@_compiled
+def _push(queue, ring, rank, what, slot):
+    """Queue a delivery (even rank) or a turn (odd rank) behind what already waits at (tick, rank)."""
+    at, entries = queue.at, queue.entries
+    entry = at[A_FREE]
+    at[A_FREE] = entries[entry, LINK]
+    entries[entry, LINK], entries[entry, WHAT], entries[entry, SLOT] = -1, what, slot
+    if queue.buckets[ring, rank, HEAD] < 0:
+        queue.buckets[ring, rank, HEAD] = entry
+    else:
+        entries[queue.buckets[ring, rank, TAIL], LINK] = entry
+    queue.buckets[ring, rank, TAIL] = entry
+    queue.waiting[ring] += 1
+    at[A_PENDING] += 1
+    at[A_PEAK] = max(at[A_PEAK], at[A_PENDING])
+
+
+@_compiled
+def _push_turn(queue, ring, rank, p, tick):
+    """Queue a population's turn, unless it already waits."""
+    if queue.clock[SCHEDULED, p] < tick:
+        queue.clock[SCHEDULED, p] = tick
+        _push(queue, ring, rank, p, 0)
+
+
+@_compiled
+def _announce(plan, queue, books, p, tick, slot, batch, g0, g1):
+    """Book a batch that was just emitted and queue it on every outgoing connection."""
+    if g1 == g0:
+        return
+    for k in range(plan.pop[p, P_FIRST_OUT], plan.pop[p, P_LAST_OUT]):
+        c = plan.whole[k]
+        structural, effective, pool = _fan(plan, c, batch, g0, g1)
+        books.taps[c, MAIN, tick, STRUCTURAL] += structural
+        books.taps[c, MAIN, tick, EFFECTIVE] += effective
+        books.taps[c, POOL, tick, STRUCTURAL] += pool
+        books.taps[c, POOL, tick, EFFECTIVE] += pool
+        ring = (tick + plan.con[c, C_DELAY]) % plan.misc[M_RING]
+        _push(queue, ring, plan.pop[plan.con[c, C_TARGET], P_RANK] - 1, c, slot)
+
+
+@_compiled
+def _slot_group(plan, p, slot):
+    """First group of a population's slot, which has room for one group per position and the end of the last."""
+    positions = plan.pop[p, P_SIZE] // plan.pop[p, P_CHANNELS]
+    return plan.pop[p, P_SLOT_GROUP] + (slot - plan.pop[p, P_FIRST_SLOT]) * (positions + 1)
+
+
+@_compiled
+def _arrive(plan, cells, queue, books, c, batch, g0, g1, tick):
+    """A delivery's moment: apply the batch, book what was delivered and dropped, and call the target to its turn."""
+    con = plan.con[c]
+    graded = (plan.pop[con[C_SOURCE], P_FLAGS] & FLAG_GRADED) != 0
+    added, dropped = _deliver(plan, cells, c, graded, batch, g0, g1, tick)
+    if con[C_BY_TABLE] or con[C_POOL_FAN] >= 0:
+        structural, _, pool = _fan(plan, c, batch, g0, g1)
+        if con[C_BY_TABLE]:
+            added = structural
+        books.taps[c, POOL, tick, DELIVERED] += pool
+    books.taps[c, MAIN, tick, DELIVERED] += added
+    books.taps[c, MAIN, tick, DROPPED] += dropped
+    if con[C_SYNOPS]:
+        books.synops[tick] += added
+        queue.at[A_SPENT] += added
+    target = con[C_TARGET]
+    _push_turn(queue, tick % plan.misc[M_RING], plan.pop[target, P_RANK], target, tick)
+
+
+# ---------------------------------------------------------------------------------------------------------- a turn
+
+
+@_compiled
+def _gather(plan, cells, p, tick):
+    """Add the connections that have a register of their own: per-tick scales and analog images."""
+    pop = plan.pop[p]
+    own = cells.register[pop[P_REGISTER] : pop[P_REGISTER] + pop[P_SIZE]]
+    for k in range(pop[P_FIRST_IN], pop[P_LAST_IN]):
+        con = plan.con[plan.whole[k]]
+        other = cells.register[con[C_REGISTER] : con[C_REGISTER] + pop[P_SIZE]]
+        if con[C_ANALOG] and tick < con[C_DELAY]:
+            continue
+        if con[C_SCALE] < 0:
+            for i in range(pop[P_SIZE]):
+                own[i] += other[i]
+        else:
+            channels = pop[P_CHANNELS]
+            factor = plan.real[con[C_SCALE] + tick * channels : con[C_SCALE] + (tick + 1) * channels]
+            for i in range(pop[P_SIZE]):
+                own[i] += factor[i % channels] * other[i]
+        if not con[C_ANALOG]:
+            other[:] = 0
+
+
+@_compiled
+def _fire_fast(plan, cells, p, tick, elapsed):
+    """IF and LIF with one parameter set for the population, at most one spike, reset at once: a vector loop.
+
+    Multiplying by alpha = 1, gain = 1 or keep = 1 changes no bit, so one loop serves them all.
+    """
+    pop, real = plan.pop[p], plan.real
+    size = pop[P_SIZE]
+    alpha, gain, fire = real[pop[Q_ALPHA]], real[pop[Q_GAIN]], real[pop[Q_FIRE]]
+    keep, less = real[pop[Q_RESET]], real[pop[Q_AMOUNT]]  # reset: u <- keep u - less
+    v = cells.v[pop[P_UNIT] : pop[P_UNIT] + size]
+    register = cells.register[pop[P_REGISTER] : pop[P_REGISTER] + size]
+    mask = cells.mask[pop[P_UNIT] : pop[P_UNIT] + size]
+    if pop[P_FLAGS] & FLAG_LEAKS:
+        for _ in range(elapsed - 1):  # leak of the ticks that had no turn
+            for i in range(size):
+                v[i] *= alpha
+    if pop[P_CONST] < 0:
+        for i in range(size):
+            u = alpha * v[i] + gain * register[i]
+            fired = u >= fire
+            v[i] = keep * u - less if fired else u
+            mask[i] = fired
+            register[i] = 0
+        return
+    length = pop[P_CONST_LENGTH]
+    constant = plan.real[pop[P_CONST] + pop[P_CONST_STRIDE] * tick :]
+    for begin in range(0, size, length):
+        n = min(length, size - begin)
+        v_part, register_part, mask_part = v[begin : begin + n], register[begin : begin + n], mask[begin : begin + n]
+        for i in range(n):
+            u = alpha * v_part[i] + gain * (register_part[i] + constant[i])
+            fired = u >= fire
+            v_part[i] = keep * u - less if fired else u
+            mask_part[i] = fired
+            register_part[i] = 0
+
+
+@_compiled
+def _fire_general(plan, cells, p, tick, elapsed):
+    """Every neuron flag there is, one neuron at a time. Returns False when a multi-spike neuron runs away."""
+    pop, real = plan.pop[p], plan.real
+    flags, extra, length = pop[P_FLAGS], pop[P_EXTRA], pop[P_CONST_LENGTH]
+    leaks = elapsed - 1 if flags & FLAG_LEAK_AFTER else elapsed
+    for i in range(pop[P_SIZE]):
+        u = cells.v[pop[P_UNIT] + i]
+        arrived = cells.register[pop[P_REGISTER] + i]
+        cells.register[pop[P_REGISTER] + i] = 0
+        if pop[P_CONST] >= 0:
+            arrived += real[pop[P_CONST] + pop[P_CONST_STRIDE] * tick + i % length]
+        alpha = real[pop[Q_ALPHA] + pop[Q_ALPHA + 1] * i]
+        rest = real[pop[Q_REST] + pop[Q_REST + 1] * i]
+        fire = real[pop[Q_FIRE] + pop[Q_FIRE + 1] * i]
+        amount = real[pop[Q_AMOUNT] + pop[Q_AMOUNT + 1] * i]
+        if flags & FLAG_LEAKS:
+            for _ in range(leaks):
+                u = rest + alpha * (u - rest)
+        refractory = pop[P_REFRACTORY] > 0 and cells.extra[REFRACTORY_UNTIL, extra + i] >= tick
+        if not (refractory and flags & FLAG_DISCARD):
+            u += real[pop[Q_GAIN] + pop[Q_GAIN + 1] * i] * arrived
+        if flags & FLAG_FLOOR:
+            u = max(u, real[pop[Q_FLOOR] + pop[Q_FLOOR + 1] * i])
+        if flags & FLAG_LATE_RESET and cells.extra[OWED, extra + i]:
+            cells.extra[OWED, extra + i] = 0
+            u = real[pop[Q_RESET] + pop[Q_RESET + 1] * i] if flags & FLAG_HARD else u - amount
+        fired = 0
+        if not refractory and u >= fire:
+            fired = 1
+            if flags & FLAG_LATE_RESET:
+                cells.extra[OWED, extra + i] = 1
+            elif flags & FLAG_HARD:
+                u = real[pop[Q_RESET] + pop[Q_RESET + 1] * i]
+            elif not flags & FLAG_NO_RESET:
+                u -= amount
+                while flags & FLAG_MULTI and u >= fire:
+                    u -= amount
+                    fired += 1
+                    if fired > MAX_MULTIPLICITY:
+                        return False
+            if pop[P_REFRACTORY] > 0:
+                cells.extra[REFRACTORY_UNTIL, extra + i] = tick + pop[P_REFRACTORY]
+        if flags & FLAG_LEAKS and flags & FLAG_LEAK_AFTER:
+            u = rest + alpha * (u - rest)
+        cells.v[pop[P_UNIT] + i] = u
+        cells.mask[pop[P_UNIT] + i] = fired > 0
+        if flags & FLAG_MULTI:
+            cells.register[pop[P_REGISTER] + i] = fired  # the multiplicity, until it is packed
+    return True
+
+
+@_compiled
+def _forward(plan, cells, p, tick):
+    """A readout adds up; a relay or a gate marks the units that forward, with a relay's values left in its register."""
+    pop = plan.pop[p]
+    size, length = pop[P_SIZE], pop[P_CONST_LENGTH]
+    register = cells.register[pop[P_REGISTER] : pop[P_REGISTER] + size]
+    mask = cells.mask[pop[P_UNIT] : pop[P_UNIT] + size]
+    if pop[P_CONST] >= 0:
+        start = pop[P_CONST] + pop[P_CONST_STRIDE] * tick
+        for i in range(size):
+            register[i] += plan.real[start + i % length]
+    if pop[P_KIND] == KIND_INTEGRATOR:
+        for i in range(size):
+            cells.v[pop[P_UNIT] + i] += register[i]
+            register[i] = 0
+    elif pop[P_KIND] == KIND_GATE:
+        for i in range(size):
+            mask[i] = register[i] > 0
+            register[i] = 0
+    else:
+        touched = cells.extra[TOUCHED, pop[P_EXTRA] : pop[P_EXTRA] + size]
+        for i in range(size):
+            mask[i] = touched[i] or pop[P_DRIVEN]
+            touched[i] = 0
+
+
+@_compiled
+def _pack(plan, cells, batch, p, g0, e0):
+    """Turn the mask into a batch from group g0 and event e0 on. Returns (groups, events)."""
+    pop = plan.pop[p]
+    channels, groups, channel = pop[P_CHANNELS], batch.groups, batch.channel
+    group, event = g0, e0
+    for position in range(pop[P_SIZE] // channels):
+        before = event
+        unit = pop[P_UNIT] + position * channels
+        if channels % 8 == 0:  # populations start at multiples of 8 in the mask, so whole words can be tested
+            for k in range(channels // 8):
+                word = cells.words[unit // 8 + k]
+                while word != 0:  # bytes are 0 or 1: the lowest set bit tells the channel
+                    channel[event] = 8 * k + np.int64(_trailing_zeros(word) >> np.uint64(3))
+                    event += 1
+                    word &= word - np.uint64(1)
+        else:
+            for k in range(channels):
+                if cells.mask[unit + k]:
+                    channel[event] = k
+                    event += 1
+        if event > before:
+            groups[group, G_POSITION], groups[group, G_FIRST] = position, before
+            group += 1
+    groups[group, G_FIRST] = event
+    return group - g0, event - e0
+
+
+@_compiled
+def _log(plan, record, at, p, tick, batch, g0, g1, valued):
+    """Copy a batch to the record."""
+    n = at[A_RECORDED]
+    for g in range(g0, g1):
+        base = batch.groups[g, G_POSITION] * plan.pop[p, P_CHANNELS]
+        for event in range(batch.groups[g, G_FIRST], batch.groups[g + 1, G_FIRST]):
+            record.place[n, 0], record.place[n, 1], record.place[n, 2] = tick, p, base + batch.channel[event]
+            record.value[n] = batch.value[event] if valued else 1
+            n += 1
+    at[A_RECORDED] = n
+
+
+@_compiled
+def _value_events(plan, cells, batch, p, g0, g1):
+    """Fetch the values that relays and multi-spike neurons left in their register. Returns their sum, as a count."""
+    pop = plan.pop[p]
+    register = cells.register[pop[P_REGISTER] : pop[P_REGISTER] + pop[P_SIZE]]
+    total = 0
+    for g in range(g0, g1):
+        base = batch.groups[g, G_POSITION] * pop[P_CHANNELS]
+        for event in range(batch.groups[g, G_FIRST], batch.groups[g + 1, G_FIRST]):
+            batch.value[event] = register[base + batch.channel[event]]
+            if pop[P_FLAGS] & FLAG_MULTI:
+                total += np.int64(batch.value[event])
+    register[:] = 0
+    return total
+
+
+@_compiled
+def _still_busy(plan, cells, batch, p, tick, g0, g1):
+    """Whether an undriven population needs a turn in the next tick whatever arrives.
+
+    A neuron at threshold after its turn has just fired, so only those need a look, and the refractory ones.
+    """
+    pop = plan.pop[p]
+    if pop[P_FLAGS] & FLAG_LATE_RESET and g1 > g0:
+        return True
+    if pop[P_REFRACTORY] > 0:
+        for i in range(pop[P_SIZE]):
+            if cells.extra[REFRACTORY_UNTIL, pop[P_EXTRA] + i] >= tick:
+                return True
+    for g in range(g0, g1):
+        base = batch.groups[g, G_POSITION] * pop[P_CHANNELS]
+        for event in range(batch.groups[g, G_FIRST], batch.groups[g + 1, G_FIRST]):
+            i = base + batch.channel[event]
+            if cells.v[pop[P_UNIT] + i] >= plan.real[pop[Q_FIRE] + pop[Q_FIRE + 1] * i]:
+                return True
+    return False
+
+
+@_compiled
+def _turn(plan, state, p, tick):
+    """A population's turn: take the tick's input, fire, emit. Returns False when a neuron runs away."""
+    cells, queue, books, batch = state.cells, state.queue, state.books, state.batch
+    pop = plan.pop[p]
+    kind, flags = pop[P_KIND], pop[P_FLAGS]
+    elapsed = tick - queue.clock[LAST_TURN, p]
+    queue.clock[LAST_TURN, p] = tick
+    if pop[P_LAST_IN] > pop[P_FIRST_IN]:
+        _gather(plan, cells, p, tick)
+    if kind == KIND_FAST:
+        _fire_fast(plan, cells, p, tick, elapsed)
+    elif kind == KIND_GENERAL:
+        if not _fire_general(plan, cells, p, tick, elapsed):
+            return False
+    else:
+        _forward(plan, cells, p, tick)
+    if pop[P_POTENTIAL] >= 0:
+        for i in range(pop[P_SIZE]):
+            books.potential[tick, pop[P_POTENTIAL] + i] = cells.v[pop[P_UNIT] + i]
+    again = pop[P_DRIVEN] != 0
+    if kind != KIND_INTEGRATOR:
+        slot = pop[P_FIRST_SLOT] + tick % pop[P_SLOTS]
+        g0 = _slot_group(plan, p, slot)
+        groups, events = _pack(plan, cells, batch, p, g0, pop[P_SLOT_EVENT] + tick % pop[P_SLOTS] * pop[P_SIZE])
+        g1 = g0 + groups
+        state.slot_groups[slot] = groups
+        valued = (flags & FLAG_GRADED) != 0
+        total = _value_events(plan, cells, batch, p, g0, g1) if valued else 0
+        books.events[p, tick, 0] += events
+        books.events[p, tick, 1] += total if flags & FLAG_MULTI else events
+        if p == plan.misc[M_OUTPUT]:
+            for g in range(g0, g1):
+                base = batch.groups[g, G_POSITION] * pop[P_CHANNELS]
+                for event in range(batch.groups[g, G_FIRST], batch.groups[g + 1, G_FIRST]):
+                    books.counts[base + batch.channel[event]] += np.int64(batch.value[event]) if valued else 1
+        if pop[P_RECORD]:
+            _log(plan, state.record, queue.at, p, tick, batch, g0, g1, valued)
+        _announce(plan, queue, books, p, tick, slot, batch, g0, g1)
+        if not again and kind in (KIND_FAST, KIND_GENERAL):
+            again = _still_busy(plan, cells, batch, p, tick, g0, g1)
+    if again:
+        _push_turn(queue, (tick + 1) % plan.misc[M_RING], pop[P_RANK], p, tick + 1)
+    return True
+
+
+# ---------------------------------------------------------------------------------------------------- the watchdog
+
+
+@_entry
+def best_class(outputs, margins):
+    """(class of the largest output, whether it was tied). Ties: larger margin, then lower index."""
+    best, tied = 0, False
+    for k in range(1, outputs.size):
+        if outputs[k] > outputs[best]:
+            best, tied = k, False
+        elif outputs[k] == outputs[best]:
+            tied = True
+            if margins.size and margins[k] > margins[best]:
+                best = k
+    return best, tied
+
+
+@_compiled
+def should_stop(policy, threshold, scale, outputs, synops):
+    """Whether a policy stops, given this tick's outputs and the SynOps delivered so far.
+
+    The one function asked by live runs and replays alike, on the same stored values, computed in float64.
+    """
+    if policy == POLICY_FIXED:
+        return False
+    if policy == POLICY_BUDGET:
+        return synops >= threshold
+    first = second = -math.inf
+    for k in range(outputs.size):
+        value = np.float64(outputs[k])
+        if value > first:
+            first, second = value, first
+        elif value > second:
+            second = value
+    if policy == POLICY_FIRST:
+        return first > 0
+    if policy == POLICY_SPIKE_GAP:
+        return first - second >= threshold
+    if policy == POLICY_TOPK:
+        return first - second > threshold
+    total = 0.0
+    for k in range(outputs.size):
+        total += math.exp((np.float64(outputs[k]) - first) / scale)
+    if policy == POLICY_CONFIDENCE:
+        return 1.0 / total > threshold
+    entropy = 0.0
+    for k in range(outputs.size):
+        x = (np.float64(outputs[k]) - first) / scale
+        entropy += math.exp(x) / total * (math.log(total) - x)
+    return entropy / math.log(outputs.size) < threshold
+
+
+@_entry
+def replay(policy, thresholds, scale, outputs, margins, synops, stop, prediction, tied, reason):
+    """Ask a policy over recorded traces: outputs (samples, ticks, classes), synops (samples, ticks) per tick."""
+    for n in range(outputs.shape[0]):
+        spent = 0
+        for t in range(outputs.shape[1]):
+            spent += synops[n, t]
+            asked = should_stop(policy, thresholds[t], scale, outputs[n, t], spent)
+            if asked or t == outputs.shape[1] - 1:
+                stop[n] = t + 1
+                reason[n] = STOPPED if asked else HORIZON
+                prediction[n], tied[n] = best_class(outputs[n, t], margins[n, t])
+                break
+
+
+# --------------------------------------------------------------------------------------------------------- the run
+
+
+@_compiled
+def _begin(plan, state, feed):
+    """Bring a state to tick 0 of a new sample; pass an analog image through its connections, once."""
+    cells, queue, books = state.cells, state.queue, state.books
+    cells.register[:] = 0
+    cells.extra[:] = 0
+    cells.extra[REFRACTORY_UNTIL] = -1
+    queue.clock[:] = -1
+    queue.buckets[:] = -1
+    queue.waiting[:] = 0
+    queue.at[:] = 0
+    for entry in range(len(queue.entries)):
+        queue.entries[entry, LINK] = entry + 1
+    books.events[:] = 0
+    books.taps[:] = 0
+    books.in_flight[:] = 0
+    books.synops[:] = 0
+    books.counts[:] = 0
+    books.outputs[:] = np.nan
+    books.margins[:] = np.nan
+    books.potential[:] = np.nan
+    for p in range(len(plan.pop)):
+        pop = plan.pop[p]
+        v = cells.v[pop[P_UNIT] : pop[P_UNIT] + pop[P_SIZE]]
+        v[:] = 0
+        if pop[P_KIND] in (KIND_FAST, KIND_GENERAL):
+            ready = False
+            for i in range(pop[P_SIZE]):
+                v[i] = plan.real[pop[Q_V0] + pop[Q_V0 + 1] * i]
+                ready |= v[i] >= plan.real[pop[Q_FIRE] + pop[Q_FIRE + 1] * i]
+            if ready:
+                _push_turn(queue, 0, pop[P_RANK], p, 0)
+        if pop[P_DRIVEN]:
+            _push_turn(queue, 0, pop[P_RANK], p, 0)
+    if feed.analog:
+        pop = plan.pop[plan.misc[M_INPUT]]
+        for k in range(pop[P_FIRST_OUT], pop[P_LAST_OUT]):
+            g0, g1 = feed.tick_group[0], feed.tick_group[1]
+            _deliver(plan, cells, plan.whole[k], feed.analog, feed.batch, g0, g1, queue.at[A_TICK])
+
+
+@_compiled
+def _observe(plan, cells, books, tick):
+    """Store the output of a tick in the trace."""
+    pop = plan.pop[plan.misc[M_OUTPUT]]
+    positions = pop[P_SIZE] // pop[P_CHANNELS]
+    for k in range(pop[P_SIZE]):
+        unit = k % positions * pop[P_CHANNELS] + k // positions  # an output grid is read channels first
+        if pop[P_KIND] == KIND_INTEGRATOR:
+            books.outputs[tick, k] = cells.v[pop[P_UNIT] + unit]
+        else:
+            threshold = plan.real[pop[Q_THRESHOLD] + pop[Q_THRESHOLD + 1] * unit]
+            books.outputs[tick, k] = books.counts[unit]
+            books.margins[tick, k] = cells.v[pop[P_UNIT] + unit] - threshold
+
+
+@_compiled
+def _left_in_flight(plan, state, feed):
+    """Count the taps of every delivery still queued."""
+    queue = state.queue
+    for ring in range(queue.buckets.shape[0]):
+        for rank in range(0, queue.buckets.shape[1], 2):
+            entry = queue.buckets[ring, rank, HEAD]
+            while entry >= 0:
+                c, slot = queue.entries[entry, WHAT], queue.entries[entry, SLOT]
+                batch, g0, g1 = _carried(plan, state, feed, c, slot)
+                structural, _, pool = _fan(plan, c, batch, g0, g1)
+                state.books.in_flight[c, MAIN] += structural
+                state.books.in_flight[c, POOL] += pool
+                entry = queue.entries[entry, LINK]
+
+
+@_compiled
+def _carried(plan, state, feed, c, slot):
+    """The batch a delivery carries: (batch, first group, end). Input events are found by tick, others by slot."""
+    p = plan.con[c, C_SOURCE]
+    if plan.pop[p, P_KIND] == KIND_INPUT:
+        return feed.batch, feed.tick_group[slot], feed.tick_group[slot + 1]
+    g0 = _slot_group(plan, p, slot)
+    return state.batch, g0, g0 + state.slot_groups[slot]
+
+
+@_compiled
+def _room(plan, state, feed, p, tick):
+    """Whether the record can take whatever this turn may emit."""
+    if not plan.pop[p, P_RECORD]:
+        return True
+    most = plan.pop[p, P_SIZE]
+    if p == plan.misc[M_INPUT]:
+        most = feed.batch.groups[feed.tick_group[tick + 1], G_FIRST] - feed.batch.groups[feed.tick_group[tick], G_FIRST]
+    return state.queue.at[A_RECORDED] + most <= len(state.record.value)
+
+
+@_compiled
+def _pop(plan, state, feed, ring, rank, tick):
+    """Take the first entry of a bucket and let it happen. Returns RUNNING, or FULL or RUNAWAY."""
+    queue, books = state.queue, state.books
+    entry = queue.buckets[ring, rank, HEAD]
+    what, slot = queue.entries[entry, WHAT], queue.entries[entry, SLOT]
+    if rank % 2 == 1 and not _room(plan, state, feed, what, tick):
+        return FULL
+    queue.buckets[ring, rank, HEAD] = queue.entries[entry, LINK]
+    queue.entries[entry, LINK] = queue.at[A_FREE]
+    queue.at[A_FREE] = entry
+    queue.at[A_PENDING] -= 1
+    queue.waiting[ring] -= 1
+    if rank % 2 == 0:
+        batch, g0, g1 = _carried(plan, state, feed, what, slot)
+        _arrive(plan, state.cells, queue, books, what, batch, g0, g1, tick)
+    elif what == plan.misc[M_INPUT]:
+        g0, g1 = feed.tick_group[tick], feed.tick_group[tick + 1]
+        count = feed.batch.groups[g1, G_FIRST] - feed.batch.groups[g0, G_FIRST]
+        books.events[what, tick, 0] += count
+        books.events[what, tick, 1] += count
+        if plan.pop[what, P_RECORD]:
+            _log(plan, state.record, queue.at, what, tick, feed.batch, g0, g1, False)
+        _announce(plan, queue, books, what, tick, tick, feed.batch, g0, g1)
+    elif not _turn(plan, state, what, tick):
+        return RUNAWAY
+    return RUNNING
+
+
+@_entry
+def run(plan, state, feed, ticks, policy, thresholds, scale, fresh):
+    """Take a sample to its stop, its horizon, or until the record is full.
+
+    fresh: start a new sample; else go on where the state stands. Returns STOPPED or HORIZON when the sample is done,
+    FULL when recorded events must be fetched before it can go on (call again, not fresh), RUNAWAY when a neuron fired
+    more than MAX_MULTIPLICITY times in one turn.
+    """
+    if fresh:
+        _begin(plan, state, feed)
+    queue, at = state.queue, state.queue.at
+    watched = plan.pop[plan.misc[M_OUTPUT], P_RANK]
+    while at[A_TICK] < ticks:
+        tick = at[A_TICK]
+        ring = tick % plan.misc[M_RING]
+        if not at[A_BEGUN]:
+            at[A_BEGUN] = 1
+            if not feed.analog and feed.tick_group[tick + 1] > feed.tick_group[tick]:
+                p = plan.misc[M_INPUT]
+                _push_turn(queue, ring, plan.pop[p, P_RANK], p, tick)
+        while at[A_RANK] < plan.misc[M_RANKS]:
+            rank = at[A_RANK]
+            while queue.buckets[ring, rank, HEAD] >= 0:
+                status = _pop(plan, state, feed, ring, rank, tick)
+                if status != RUNNING:
+                    return status
+            if rank == watched:
+                _observe(plan, state.cells, state.books, tick)
+                if should_stop(policy, thresholds[tick], scale, state.books.outputs[tick], at[A_SPENT]):
+                    _left_in_flight(plan, state, feed)
+                    return STOPPED
+            at[A_RANK] += 1
+            if queue.waiting[ring] == 0:
+                if at[A_RANK] > watched:
+                    break
+                at[A_RANK] = watched  # nothing waits in this tick: straight to the watchdog
+        at[A_RANK] = 0
+        at[A_BEGUN] = 0
+        at[A_TICK] += 1
+    _left_in_flight(plan, state, feed)
+    return HORIZON

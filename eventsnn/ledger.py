@@ -1,0 +1,111 @@
+"""The account: int64 counts of spikes and synaptic operations, per sample, population, connection and tick.
+
+What each count means is written in `docs/semantics.md`. Nothing here is a float, a rate or a mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+KINDS = ("structural", "effective", "delivered", "dropped")
+CLASSES = ("ac", "mac", "identity", "pool")
+
+
+@dataclass(frozen=True, eq=False)
+class Ledger:
+    """Counts of one run. Ask by name; every answer is int64.
+
+    populations, connections: names in the network's order. tap_class: per connection, the class of its main taps.
+    events, units: (samples, populations, ticks). taps: (samples, connections, 2, ticks, 4), main and pool, by KINDS.
+    left: (samples, connections, 2) in flight at the stop. macs_input, macs_input_effective: (samples,).
+    is_spiking: per population, whether its events are spikes. input_name: the input population.
+    """
+
+    populations: tuple[str, ...]
+    connections: tuple[str, ...]
+    tap_class: dict[str, str]
+    is_spiking: tuple[bool, ...]
+    input_name: str
+    events: np.ndarray
+    units: np.ndarray
+    taps: np.ndarray
+    left: np.ndarray
+    macs_input: np.ndarray
+    macs_input_effective: np.ndarray
+    stop_time: np.ndarray
+
+    def spikes(self, population: str | None = None) -> np.ndarray:
+        """(samples,) events a population emitted; without a name, the spikes of all spiking populations."""
+        if population is None:
+            return self.events[:, np.asarray(self.is_spiking)].sum((1, 2))
+        return self.spikes_by_tick(population).sum(1)
+
+    def spikes_by_tick(self, population: str) -> np.ndarray:
+        """(samples, ticks) events a population emitted."""
+        return self.events[:, self._index(self.populations, population, "population")]
+
+    def spike_units(self, population: str) -> np.ndarray:
+        """(samples,) events counted with their multiplicity."""
+        return self.units[:, self._index(self.populations, population, "population")].sum(1)
+
+    def synops(self, connection: str | None = None, kind: str = "delivered") -> np.ndarray:
+        """(samples,) taps of one connection; without a name, the SynOps (classes ac and mac) of all.
+
+        kind: "structural", "effective", "delivered", "dropped" or "in_flight". A connection without a weight operation
+        answers with its identity or pool taps.
+        """
+        if connection is not None:
+            return self._taps(connection, kind, 0)
+        return self.by_class("ac", kind) + self.by_class("mac", kind)
+
+    def by_class(self, tap_class: str, kind: str = "delivered") -> np.ndarray:
+        """(samples,) taps of one class ("ac", "mac", "identity", "pool") over all connections."""
+        if tap_class not in CLASSES:
+            raise ValueError(f"tap class is {tap_class!r}, wanted one of {', '.join(CLASSES)}")
+        total = np.zeros(len(self.events), np.int64)
+        for name in self.connections:
+            if self.tap_class[name] == tap_class:
+                total += self._taps(name, kind, 0)
+            if tap_class == "pool":
+                total += self._taps(name, kind, 1)
+        return total
+
+    def pool_taps(self, connection: str, kind: str = "delivered") -> np.ndarray:
+        """(samples,) pool taps beside a connection's weight operation."""
+        return self._taps(connection, kind, 1)
+
+    def synops_by_tick(self, connection: str, kind: str = "delivered") -> np.ndarray:
+        """(samples, ticks) taps of one connection, at the tick of emission (structural, effective) or arrival."""
+        return self.taps[:, self._index(self.connections, connection, "connection"), 0, :, self._kind(kind)]
+
+    def pool_taps_by_tick(self, connection: str, kind: str = "delivered") -> np.ndarray:
+        """(samples, ticks) pool taps beside a connection's weight operation."""
+        return self.taps[:, self._index(self.connections, connection, "connection"), 1, :, self._kind(kind)]
+
+    @property
+    def input_events(self) -> np.ndarray:
+        """(samples,) events fed in by event, rate or latency input."""
+        return self.spikes(self.input_name)
+
+    @property
+    def macs_input_per_tick(self) -> np.ndarray:
+        """(samples,) what the image would cost if its operation were computed anew in every tick."""
+        return self.macs_input * self.stop_time
+
+    def _taps(self, connection: str, kind: str, row: int) -> np.ndarray:
+        index = self._index(self.connections, connection, "connection")
+        if kind == "in_flight":
+            return self.left[:, index, row].copy()
+        return self.taps[:, index, row, :, self._kind(kind)].sum(1)
+
+    def _kind(self, kind: str) -> int:
+        if kind not in KINDS:
+            raise ValueError(f"kind of count is {kind!r}, wanted one of {', '.join(KINDS)} (or in_flight, in totals)")
+        return KINDS.index(kind)
+
+    def _index(self, names: tuple[str, ...], name: str, what: str) -> int:
+        if name not in names:
+            raise ValueError(f"there is no {what} {name!r}; there are {', '.join(names)}")
+        return names.index(name)

@@ -1,0 +1,524 @@
+"""The verb: run a network over samples and hand back everything that happened, exactly counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from eventsnn import kernels_sync as k
+from eventsnn.inputs import Events, check_events, event_ticks, latency_events, prepare_images, rate_events
+from eventsnn.ledger import Ledger
+from eventsnn.network import Conv, Dense, Network, Sparse
+from eventsnn.neurons import IF, Integrator
+from eventsnn.parallel import map_chunks
+from eventsnn.watchdog import Policy, StopReason, Trace, check_policy, default_policy
+from eventsnn.wiring import Wiring, channels_last, wire
+
+RECORD_CAPACITY = 1 << 20  # recorded events a worker holds before it hands them over
+
+EVENT = np.dtype([("sample", "<i4"), ("time", "<i4"), ("population", "<i2"), ("neuron", "<i4"), ("value", "<f8")])
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a simulation gives back; N samples, T ticks, K output units.
+
+    predictions, stop_time (ticks run), stop_reason (`StopReason` numbers): (N,) int64. tied: (N,) bool. outputs:
+    (N, T, K) summed logits or spike counts after each tick, NaN past the stop. trace: what policies see. ledger: the
+    counts. events: recorded spikes as a structured array (sample, time, population, neuron, value) ordered by sample,
+    time and depth, or None. potentials: membranes after each tick, (N, T, *shape) by population, or None. queue_peak:
+    (N,) most entries ever waiting. seconds: wall time, first compilation left out.
+    """
+
+    network: Network
+    mode: str
+    ticks: int
+    policy: Policy
+    dtype: str
+    seed: int
+    layer_delay: int
+    predictions: np.ndarray
+    tied: np.ndarray
+    stop_time: np.ndarray
+    stop_reason: np.ndarray
+    trace: Trace
+    ledger: Ledger
+    events: np.ndarray | None
+    potentials: dict[str, np.ndarray] | None
+    queue_peak: np.ndarray
+    seconds: float
+
+    @property
+    def outputs(self) -> np.ndarray:
+        """(N, T, K), see the class."""
+        return self.trace.outputs
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """(N,) true classes, when they were given."""
+        return self.trace.labels
+
+    @property
+    def accuracy(self) -> float | None:
+        """Fraction of correct predictions, None without labels."""
+        return None if self.labels is None else float(np.mean(self.predictions == self.labels))
+
+
+class Replayed(NamedTuple):
+    """What a policy would have done. All (N,), as in `Run`."""
+
+    stop_time: np.ndarray
+    predictions: np.ndarray
+    tied: np.ndarray
+    stop_reason: np.ndarray
+
+
+class _Sample(NamedTuple):
+    """What one sample leaves behind."""
+
+    prediction: int
+    tied: bool
+    stop: int
+    reason: int
+    books: k.Books
+    macs_effective: int
+    events: np.ndarray | None
+    peak: int
+
+
+def simulate(
+    network: Network,
+    inputs: np.ndarray | Events,
+    labels: np.ndarray | None = None,
+    *,
+    mode: str = "sync",
+    ticks: int | None = None,
+    watchdog: Policy | None = None,
+    record: str | Sequence[str] = "outputs",
+    jobs: int = 1,
+    dtype: str = "float32",
+    seed: int = 0,
+    layer_delay: int = 0,
+    layout: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Run:
+    """Run every sample through its events until its cutoff or horizon, and account for it.
+
+    inputs: images (N, *shape) as `inputs.prepare_images` takes them, or `Events`. labels: (N,) classes. ticks: horizon,
+    default the network's. watchdog: the cutoff, default the network's, else `Fixed()`. record: "outputs", "spikes"
+    (events of every population), "potentials" (spikes and membranes), or names of populations whose events to record.
+    jobs: worker threads; results do not depend on it. dtype: "float32" or "float64". seed: of rate-coded input, keyed
+    with the sample's index. layer_delay: least delay of every connection in ticks. progress: called with the number of
+    samples just finished.
+
+    Raises ValueError naming what does not fit. See `docs/semantics.md` for what a run means.
+    """
+    if mode != "sync":
+        raise ValueError(f"mode is {mode!r}; this version runs mode 'sync'")
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"dtype is {dtype!r}, wanted 'float32' or 'float64'")
+    if layer_delay:
+        network = network.with_layer_delay(layer_delay)
+    ticks = _horizon(network, ticks)
+    policy = watchdog if watchdog is not None else default_policy(network)
+    output = network[network.output]
+    check_policy(policy, network.readout, output.size)
+    recorded, membranes = _recorded(network, record)
+    samples = _prepare(network, inputs, layout, dtype)
+    count = len(samples)
+    labels = _labels(labels, count, output.size)
+    wiring = wire(network, ticks, np.dtype(dtype), recorded, membranes)
+    worker = _Worker(network, wiring, samples, ticks, policy, dtype, seed)
+    worker.compile()
+
+    started = time.perf_counter()
+    results: list[_Sample] = []
+    for part in map_chunks(worker, count, jobs):
+        results += part
+        if progress is not None:
+            progress(len(part))
+    seconds = time.perf_counter() - started
+    return _pack(network, wiring, worker, results, labels, layer_delay, seconds, bool(recorded), membranes)
+
+
+def replay(trace: Trace, policy: Policy) -> Replayed:
+    """What `policy` would have done on recorded runs: the same as a live run, sample by sample.
+
+    Raises ValueError when a trace ends before the policy would have stopped: what was not run cannot be replayed.
+    """
+    n, ticks, classes = trace.outputs.shape
+    check_policy(policy, trace.readout, classes)
+    whole = np.isfinite(trace.outputs).all(2)
+    stop, prediction = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    tied, reason = np.zeros(n, bool), np.zeros(n, np.int64)
+    scale = float(getattr(policy, "scale", 1.0))
+    k.replay(
+        _CODES[policy.reason],
+        policy.thresholds(ticks),
+        scale,
+        np.ascontiguousarray(trace.outputs),
+        np.ascontiguousarray(trace.margins),
+        np.ascontiguousarray(trace.synops),
+        stop,
+        prediction,
+        tied,
+        reason,
+    )
+    beyond = np.flatnonzero(stop > trace.stop_time)
+    if beyond.size or not whole[np.arange(n), stop - 1].all():
+        first = int(beyond[0]) if beyond.size else int(np.flatnonzero(~whole[np.arange(n), stop - 1])[0])
+        raise ValueError(
+            f"sample {first} was stopped after {trace.stop_time[first]} ticks, before {policy} would decide; "
+            "replay needs a run with cutoff fixed"
+        )
+    return Replayed(stop, prediction, tied, np.where(reason == k.STOPPED, int(policy.reason), 0))
+
+
+# --------------------------------------------------------------------------------------------------------- prepare
+
+
+def _horizon(network: Network, ticks: int | None) -> int:
+    ticks = network.ticks if ticks is None else ticks
+    if ticks is None:
+        raise ValueError("the network does not say how many ticks to run; give ticks (on the command line: --ticks)")
+    if isinstance(ticks, bool) or ticks != int(ticks) or ticks < 1:
+        raise ValueError(f"ticks is {ticks}, wanted a whole number, 1 or more")
+    if network.max_ticks is not None and ticks > network.max_ticks:
+        raise ValueError(f"ticks is {ticks}, but the network's per-tick tables end after {network.max_ticks}")
+    return int(ticks)
+
+
+def _recorded(network: Network, record: str | Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names whose events and whose membranes are recorded."""
+    names = [p.name for p in network.populations]
+    emitting = [p.name for p in network.populations if not isinstance(p.neuron, Integrator)]
+    if isinstance(record, str):
+        if record not in ("outputs", "spikes", "potentials"):
+            raise ValueError(f"record is {record!r}, wanted 'outputs', 'spikes', 'potentials' or a list of populations")
+        membranes = [p.name for p in network.populations if isinstance(p.neuron, IF | Integrator)]
+        return ([] if record == "outputs" else emitting), (membranes if record == "potentials" else [])
+    for name in record:
+        if name not in names:
+            raise ValueError(f"record: there is no population {name!r}; there are {', '.join(names)}")
+    return [name for name in record if name in emitting], []
+
+
+def _prepare(network: Network, inputs: np.ndarray | Events, layout: str | None, dtype: str) -> np.ndarray | Events:
+    if isinstance(inputs, Events):
+        if network.encoding != "events":
+            raise ValueError(f"the network takes images ({network.encoding} input), but was given events")
+        if network.tick_seconds is None:
+            raise ValueError("event times need the length of a tick; give tick_seconds (on the command line: --tick)")
+        check_events(inputs, network.input.size)
+        return inputs
+    if network.encoding == "events":
+        raise ValueError("the network takes address events, but was given images")
+    return prepare_images(inputs, network, layout, dtype if network.encoding == "direct" else "float64")
+
+
+def _labels(labels: np.ndarray | None, count: int, classes: int) -> np.ndarray | None:
+    if labels is None:
+        return None
+    labels = np.asarray(labels)
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels have shape {labels.shape} and dtype {labels.dtype}, wanted ({count},) whole numbers")
+    if count and not (labels.min() >= 0 and labels.max() < classes):
+        raise ValueError(f"labels run from {labels.min()} to {labels.max()}, but the output has {classes} classes")
+    return labels.astype(np.int64)
+
+
+# Policies as the kernels know them.
+_CODES = {
+    StopReason.HORIZON: k.POLICY_FIXED,
+    StopReason.SPIKE_GAP: k.POLICY_SPIKE_GAP,
+    StopReason.TOPK: k.POLICY_TOPK,
+    StopReason.CONFIDENCE: k.POLICY_CONFIDENCE,
+    StopReason.ENTROPY: k.POLICY_ENTROPY,
+    StopReason.FIRST_SPIKE: k.POLICY_FIRST,
+    StopReason.BUDGET: k.POLICY_BUDGET,
+}
+
+
+# ------------------------------------------------------------------------------------------------------------- run
+
+
+class _Worker:
+    """Runs chunks of samples; called by several threads at once, each call with a state of its own."""
+
+    def __init__(
+        self,
+        network: Network,
+        wiring: Wiring,
+        samples: np.ndarray | Events,
+        ticks: int,
+        policy: Policy,
+        dtype: str,
+        seed: int,
+    ):
+        self.network, self.wiring, self.samples, self.ticks = network, wiring, samples, ticks
+        self.policy, self.dtype, self.seed = policy, np.dtype(dtype), seed
+        self.thresholds = policy.thresholds(ticks)
+        self.scale = float(getattr(policy, "scale", 1.0))
+        self.shape = network.input.shape
+        self.to_last = np.argsort(channels_last(self.shape))  # channels-first unit -> channels-last unit
+        self.tick_us = None if network.tick_seconds is None else network.tick_seconds * 1e6
+        self.spare: list[k.State] = []
+
+    def compile(self) -> None:
+        """Compile the kernels, or load them from the cache, without running a sample."""
+        state = self._state(1)
+        self._kernel(state, self._feed_events(np.zeros(0, np.int64), np.zeros(0, np.int64)), 0, True)
+        k.best_class(state.books.outputs[0], state.books.margins[0])
+        self.blank = state.books
+
+    def __call__(self, chunk: range) -> list[_Sample]:
+        """Run the samples of a chunk."""
+        state = self.spare.pop() if self.spare else self._state(RECORD_CAPACITY)
+        done = [self._run(state, index) for index in chunk]
+        self.spare.append(state)
+        return done
+
+    def _kernel(self, state: k.State, feed: k.Feed, ticks: int, fresh: bool) -> int:
+        code, plan = _CODES[self.policy.reason], self.wiring.plan
+        return k.run(plan, state, feed, ticks, code, self.thresholds, self.scale, fresh)
+
+    def _run(self, state: k.State, index: int) -> _Sample:
+        feed = self._feed(index)
+        most = int(np.diff(feed.batch.groups[feed.tick_group, k.G_FIRST]).max(initial=0))
+        if self._records() and most > len(state.record.value):
+            state = state._replace(record=_record(most))
+        status = self._kernel(state, feed, self.ticks, True)
+        fetched = [_fetch(state, index)] if self._records() else []
+        while status == k.FULL:
+            status = self._kernel(state, feed, self.ticks, False)
+            fetched.append(_fetch(state, index))
+        if status == k.RUNAWAY:
+            raise RuntimeError(
+                f"sample {index}: a multi-spike neuron fired more than {k.MAX_MULTIPLICITY} times in one tick"
+            )
+        books = state.books
+        stop = self.ticks if status == k.HORIZON else int(state.queue.at[k.A_TICK]) + 1
+        best, tied = k.best_class(books.outputs[stop - 1], books.margins[stop - 1])
+        return _Sample(
+            prediction=int(best),
+            tied=bool(tied),
+            stop=stop,
+            reason=int(self.policy.reason) if status == k.STOPPED else int(StopReason.HORIZON),
+            books=k.Books(*(array.copy() for array in books)),
+            macs_effective=self._macs_effective(index) if feed.analog else 0,
+            events=np.concatenate(fetched) if fetched else None,
+            peak=int(state.queue.at[k.A_PEAK]),
+        )
+
+    def _records(self) -> bool:
+        return bool(self.wiring.plan.pop[:, k.P_RECORD].any())
+
+    def _feed(self, index: int) -> k.Feed:
+        encoding = self.network.encoding
+        if isinstance(self.samples, Events):
+            assert self.tick_us is not None
+            events = event_ticks(self.samples, index, self.tick_us)
+        elif encoding == "direct":
+            return self._feed_image(self.samples[index])
+        elif encoding == "rate":
+            events = rate_events(self.samples[index], self.ticks, self.seed, index)
+        else:
+            events = latency_events(self.samples[index], self.ticks)
+        inside = events.tick < self.ticks
+        return self._feed_events(events.tick[inside], events.neuron[inside])
+
+    def _feed_events(self, tick: np.ndarray, neuron: np.ndarray) -> k.Feed:
+        """Events in their order; neighbours at one position in one tick share a group."""
+        position, channel = np.divmod(self.to_last[neuron], self.shape[0])
+        starts = np.ones(tick.size, bool)
+        if tick.size:
+            starts[1:] = (np.diff(tick) != 0) | (np.diff(position) != 0)
+        begin = np.flatnonzero(starts)
+        return k.Feed(
+            tick_group=np.searchsorted(tick[begin], np.arange(self.ticks + 1)).astype(np.int64),
+            batch=self._batch(position, channel, np.ones(tick.size), begin),
+            analog=False,
+        )
+
+    def _batch(self, position: np.ndarray, channel: np.ndarray, value: np.ndarray, begin: np.ndarray) -> k.Batch:
+        groups = np.zeros((begin.size + 1, 2), np.int64)
+        groups[:-1, k.G_POSITION] = position[begin]
+        groups[:, k.G_FIRST] = np.append(begin, position.size)
+        return k.Batch(groups, channel.astype(np.int32), value.astype(self.dtype))
+
+    def _feed_image(self, image: np.ndarray) -> k.Feed:
+        """The image's non-zero values as graded events of one batch."""
+        values = image.reshape(self.shape[0], -1).T.astype(self.dtype)
+        position, channel = np.nonzero(values)
+        begin = np.flatnonzero(np.append(True, np.diff(position) != 0)) if position.size else np.zeros(0, np.int64)
+        return k.Feed(
+            tick_group=np.concatenate([[0], np.full(self.ticks, begin.size)]).astype(np.int64),
+            batch=self._batch(position, channel, values[position, channel], begin),
+            analog=True,
+        )
+
+    def _macs_effective(self, index: int) -> int:
+        """Taps of the image's non-zero pixels on non-zero weights."""
+        assert isinstance(self.samples, np.ndarray)
+        plan, total = self.wiring.plan, 0
+        present = (self.samples[index].astype(self.dtype) != 0).reshape(self.shape[0], -1).T
+        for j, c in enumerate(self.network.connections):
+            row = plan.con[j]
+            if not row[k.C_ANALOG] or not isinstance(c.op, Conv | Dense | Sparse):
+                continue
+            if row[k.C_EFFECTIVE] >= 0 or row[k.C_OP] == k.OP_SPARSE:
+                column = k.C_EFFECTIVE if row[k.C_EFFECTIVE] >= 0 else k.C_FAN
+                total += int(plan.whole[row[column] : row[column] + present.size][present.ravel()].sum())
+            else:
+                fan = plan.whole[row[k.C_FAN] : row[k.C_FAN] + len(present)]
+                total += int((fan * present.sum(1)).sum())
+        return total
+
+    def _state(self, record: int) -> k.State:
+        w, floating = self.wiring, self.dtype
+        populations, connections = len(self.network.populations), len(self.network.connections)
+        output = self.network[self.network.output]
+        spiking = isinstance(output.neuron, IF)
+        mask = np.zeros(max(w.units, 8), np.uint8)
+        int64, int32, ring = np.int64, np.int32, int(w.plan.misc[k.M_RING])
+        return k.State(
+            cells=k.Cells(
+                v=np.zeros(w.units, floating),
+                register=np.zeros(w.registers, floating),
+                mask=mask,
+                words=mask.view(np.uint64),
+                extra=np.zeros((3, w.extras + 1), int32),
+            ),
+            queue=k.Queue(
+                buckets=np.zeros((ring, int(w.plan.misc[k.M_RANKS]), 2), int64),
+                entries=np.zeros((w.queue_entries, 3), int64),
+                waiting=np.zeros(ring, int64),
+                clock=np.zeros((2, populations), int64),
+                at=np.zeros(k.A_COLUMNS, int64),
+            ),
+            batch=k.Batch(
+                groups=np.zeros((w.group_entries + 1, 2), int64),
+                channel=np.zeros(w.event_entries + 1, int32),
+                value=np.zeros(w.event_entries + 1, floating),
+            ),
+            slot_groups=np.zeros(w.slots + 1, int64),
+            books=k.Books(
+                events=np.zeros((populations, self.ticks, 2), int64),
+                taps=np.zeros((connections, 2, self.ticks, 4), int64),
+                in_flight=np.zeros((connections, 2), int64),
+                synops=np.zeros(self.ticks, int64),
+                counts=np.zeros(output.size, int64),
+                outputs=np.zeros((self.ticks, output.size), floating),
+                margins=np.zeros((self.ticks, output.size if spiking else 0), floating),
+                potential=np.zeros((self.ticks, w.potential_columns), floating),
+            ),
+            record=_record(max(record, int(w.plan.pop[:, k.P_SIZE].max())) if self._records() else 1),
+        )
+
+
+def _record(capacity: int) -> k.Record:
+    return k.Record(place=np.zeros((capacity, 3), np.int32), value=np.zeros(capacity, np.float64))
+
+
+def _fetch(state: k.State, index: int) -> np.ndarray:
+    """Take the recorded events out of a state. Units are still channels last."""
+    n = int(state.queue.at[k.A_RECORDED])
+    state.queue.at[k.A_RECORDED] = 0
+    events = np.empty(n, EVENT)
+    events["sample"], events["value"] = index, state.record.value[:n]
+    events["time"], events["population"], events["neuron"] = state.record.place[:n].T
+    return events
+
+
+# ------------------------------------------------------------------------------------------------------------ pack
+
+
+def _pack(
+    network: Network,
+    wiring: Wiring,
+    worker: _Worker,
+    results: list[_Sample],
+    labels: np.ndarray | None,
+    layer_delay: int,
+    seconds: float,
+    recorded: bool,
+    membranes: list[str],
+) -> Run:
+    count = len(results)
+    direct = network.encoding == "direct"
+
+    def of_samples(name: str, dtype: type = np.int64) -> np.ndarray:
+        return np.array([getattr(sample, name) for sample in results], dtype)
+
+    def of_books(name: str) -> np.ndarray:
+        like = getattr(worker.blank, name)
+        return (
+            np.stack([getattr(s.books, name) for s in results]) if results else np.empty((0, *like.shape), like.dtype)
+        )
+
+    stop_time, events = of_samples("stop"), of_books("events")
+    trace = Trace(
+        outputs=of_books("outputs"),
+        margins=of_books("margins"),
+        synops=of_books("synops"),
+        stop_time=stop_time,
+        readout=network.readout,
+        labels=labels,
+    )
+    names = tuple(c.label for c in network.connections)
+    ledger = Ledger(
+        populations=tuple(p.name for p in network.populations),
+        connections=names,
+        tap_class=dict(zip(names, wiring.tap_class, strict=True)),
+        is_spiking=tuple(isinstance(p.neuron, IF) for p in network.populations),
+        input_name=network.input.name,
+        events=np.ascontiguousarray(events[..., 0]),
+        units=np.ascontiguousarray(events[..., 1]),
+        taps=of_books("taps"),
+        left=of_books("in_flight"),
+        macs_input=np.full(count, int(wiring.macs_input.sum()) if direct else 0, np.int64),
+        macs_input_effective=of_samples("macs_effective"),
+        stop_time=stop_time,
+    )
+    return Run(
+        network=network,
+        mode="sync",
+        ticks=worker.ticks,
+        policy=worker.policy,
+        dtype=worker.dtype.name,
+        seed=worker.seed,
+        layer_delay=layer_delay,
+        predictions=of_samples("prediction"),
+        tied=of_samples("tied", bool),
+        stop_time=stop_time,
+        stop_reason=of_samples("reason"),
+        trace=trace,
+        ledger=ledger,
+        events=_events(network, results) if recorded else None,
+        potentials=_potentials(network, wiring, results) if membranes else None,
+        queue_peak=of_samples("peak"),
+        seconds=seconds,
+    )
+
+
+def _events(network: Network, results: list[_Sample]) -> np.ndarray:
+    """All recorded events with channels-first neuron numbers."""
+    events = np.concatenate([s.events for s in results if s.events is not None] or [np.zeros(0, EVENT)])
+    for i, population in enumerate(network.populations):
+        of_this = events["population"] == i
+        events["neuron"][of_this] = channels_last(population.shape)[events["neuron"][of_this]]
+    return events
+
+
+def _potentials(network: Network, wiring: Wiring, results: list[_Sample]) -> dict[str, np.ndarray]:
+    found = {}
+    for name, first in wiring.potentials.items():
+        population = network[name]
+        order = np.argsort(channels_last(population.shape))
+        values = [s.books.potential[:, first : first + population.size][:, order] for s in results]
+        found[name] = np.stack(values).reshape(len(results), -1, *population.shape)
+    return found

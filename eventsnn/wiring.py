@@ -1,0 +1,547 @@
+"""From a checked `Network` to the flat arrays the compiled loops read.
+
+Every connection becomes a list of taps per source position: which target position, which weights, which coefficient.
+Pools and other maps are composed into that list here, so the kernels know none of them. Populations are stored channels
+last, because a convolution event adds whole rows of target channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from eventsnn import kernels_sync as k
+from eventsnn.network import (
+    AdaptivePool,
+    AddressMap,
+    Connection,
+    Conv,
+    Dense,
+    Flatten,
+    Identity,
+    Network,
+    Operation,
+    Pool,
+    Population,
+    Shape,
+    Sparse,
+    Subsample,
+    Taps,
+    positions,
+)
+from eventsnn.neurons import IF, LIF, Gate, Input, Integrator, Parameter, Relay
+
+TILE = 256  # units a constant is repeated over, so that the fire pass runs in long vector loops
+
+
+class Wiring(NamedTuple):
+    """A plan and what is needed to size a state and to read its results."""
+
+    plan: k.Plan
+    units: int  # length of State.v
+    registers: int
+    extras: int
+    slots: int
+    group_entries: int
+    event_entries: int
+    queue_entries: int
+    potentials: dict[str, int]  # first column of each recorded population
+    potential_columns: int
+    tap_class: tuple[str, ...]  # per connection: ac, mac, identity, pool
+    macs_input: np.ndarray  # (connections,) taps of an analog image
+
+
+def channels_last(shape: Shape) -> np.ndarray:
+    """(size,) int64: entry i is the channels-first index of channels-last unit i."""
+    return np.arange(math.prod(shape)).reshape(shape[0], -1).T.ravel()
+
+
+def wire(network: Network, ticks: int, dtype: np.dtype, record: Iterable[str], potentials: Iterable[str]) -> Wiring:
+    """Flatten a network for runs of up to `ticks` ticks in `dtype`.
+
+    record: populations whose events are recorded. potentials: populations whose membranes are recorded.
+    """
+    return _Builder(network, ticks, dtype, set(record), set(potentials)).build()
+
+
+class _Pile:
+    """Arrays laid end to end."""
+
+    def __init__(self, dtype: np.dtype | type):
+        self.parts: list[np.ndarray] = []
+        self.size = 0
+        self.dtype = dtype
+
+    def add(self, values: np.ndarray) -> int:
+        """Append and return where the values begin."""
+        start = self.size
+        self.parts.append(np.ascontiguousarray(values, self.dtype).ravel())
+        self.size += self.parts[-1].size
+        return start
+
+    def array(self) -> np.ndarray:
+        """Everything and one more zero, so that no array is empty."""
+        return np.concatenate([*self.parts, np.zeros(1, self.dtype)])
+
+
+class _Builder:
+    def __init__(self, network: Network, ticks: int, dtype: np.dtype, record: set[str], potentials: set[str]):
+        self.network, self.ticks, self.dtype = network, ticks, np.dtype(dtype)
+        self.record, self.recorded_potentials = record, potentials
+        self.number = {p.name: i for i, p in enumerate(network.populations)}
+        self.depth = network.depths()
+        self.pop = np.zeros((len(network.populations), k.P_COLUMNS), np.int64)
+        self.con = np.zeros((len(network.connections), k.C_COLUMNS), np.int64)
+        floating = self.dtype.type
+        self.real, self.whole, self.runs = _Pile(floating), _Pile(np.int64), _Pile(np.int32)
+        self.registers = self.extras = 0
+
+    def build(self) -> Wiring:
+        network = self.network
+        units = slots = group_entries = event_entries = columns = 0
+        potentials = {}
+        for i, population in enumerate(network.populations):
+            row = self.pop[i]
+            outgoing = [j for j, c in enumerate(network.connections) if c.source == population.name]
+            row[k.P_UNIT], row[k.P_SIZE], row[k.P_CHANNELS] = units, population.size, population.shape[0]
+            units += -(-population.size // 8) * 8  # masks are read eight units at a time
+            row[k.P_RANK] = 2 * self.depth[population.name] + 1
+            row[k.P_REGISTER], self.registers = self.registers, self.registers + population.size
+            row[k.P_FIRST_OUT] = self.whole.add(np.array(outgoing))
+            row[k.P_LAST_OUT] = self.whole.size
+            slot_count = max((int(network.connections[j].delay) for j in outgoing), default=0) + 1
+            row[k.P_SLOTS], row[k.P_FIRST_SLOT] = slot_count, slots
+            row[k.P_SLOT_GROUP], row[k.P_SLOT_EVENT] = group_entries, event_entries
+            if not isinstance(population.neuron, Input):
+                slots += slot_count
+                group_entries += slot_count * (positions(population.shape) + 1)
+                event_entries += slot_count * population.size
+            row[k.P_RECORD] = population.name in self.record
+            row[k.P_POTENTIAL] = -1
+            if population.name in self.recorded_potentials:
+                row[k.P_POTENTIAL], potentials[population.name] = columns, columns
+                columns += population.size
+            self._neuron(row, population)
+        classes = [self._connection(j, c) for j, c in enumerate(network.connections)]
+        for i, population in enumerate(network.populations):
+            own = [
+                j
+                for j, c in enumerate(network.connections)
+                if c.target == population.name and (self.con[j, k.C_SCALE] >= 0 or self.con[j, k.C_ANALOG])
+            ]
+            self.pop[i, k.P_FIRST_IN] = self.whole.add(np.array(own))
+            self.pop[i, k.P_LAST_IN] = self.whole.size
+            self._constant(self.pop[i], population)
+        delays = [int(c.delay) for c in network.connections]
+        misc = np.zeros(k.M_COLUMNS, np.int64)
+        misc[k.M_RANKS] = self.pop[:, k.P_RANK].max() + 1
+        misc[k.M_RING] = max([1, *delays]) + 1
+        misc[k.M_OUTPUT], misc[k.M_INPUT] = self.number[network.output], self.number[network.input.name]
+        plan = k.Plan(
+            pop=self.pop,
+            con=self.con,
+            misc=misc,
+            whole=self.whole.array(),
+            runs=self.runs.array()[:-1].reshape(-1, 3),
+            real=self.real.array(),
+        )
+        macs = [self._macs_input(c) if self.con[j, k.C_ANALOG] else 0 for j, c in enumerate(network.connections)]
+        return Wiring(
+            plan=plan,
+            units=units,
+            registers=self.registers,
+            extras=self.extras,
+            slots=slots,
+            group_entries=group_entries,
+            event_entries=event_entries,
+            queue_entries=sum(delays) + len(delays) + 2 * len(network.populations) + 1,
+            potentials=potentials,
+            potential_columns=columns,
+            tap_class=tuple(classes),
+            macs_input=np.array(macs, np.int64),
+        )
+
+    # ---------------------------------------------------------------------------------------------- populations
+
+    def _neuron(self, row: np.ndarray, population: Population) -> None:
+        neuron = population.neuron
+        row[k.P_EXTRA] = -1
+        if isinstance(neuron, Input):
+            row[k.P_KIND] = k.KIND_INPUT
+        elif isinstance(neuron, Integrator):
+            row[k.P_KIND] = k.KIND_INTEGRATOR
+        elif isinstance(neuron, Gate):
+            row[k.P_KIND] = k.KIND_GATE
+        elif isinstance(neuron, Relay):
+            row[k.P_KIND], row[k.P_FLAGS] = k.KIND_RELAY, k.FLAG_GRADED
+            row[k.P_EXTRA], self.extras = self.extras, self.extras + population.size
+        elif isinstance(neuron, IF):
+            self._spiking(row, population, neuron)
+        if isinstance(neuron, IF | Integrator) and row[k.P_POTENTIAL] >= 0:
+            row[k.P_DRIVEN] = 1  # a membrane is recorded every tick
+
+    def _spiking(self, row: np.ndarray, population: Population, neuron: IF) -> None:
+        leaky = neuron if isinstance(neuron, LIF) else None
+        threshold = np.asarray(neuron.threshold, self.dtype)
+        fire = threshold if neuron.comparator == "ge" else np.nextafter(threshold, self.dtype.type(np.inf))
+        alpha, rest = (leaky.alpha, leaky.rest) if leaky else (1.0, 0.0)
+        floor = -np.inf if neuron.v_min is None else neuron.v_min
+        flags = (
+            (k.FLAG_HARD if neuron.reset == "value" else 0)
+            | (k.FLAG_NO_RESET if neuron.reset == "none" else 0)
+            | (k.FLAG_MULTI | k.FLAG_GRADED if neuron.multi_spike else 0)
+            | (k.FLAG_LATE_RESET if neuron.reset_delay and neuron.reset != "none" else 0)
+            | (k.FLAG_LEAKS if leaky else 0)
+            | (k.FLAG_LEAK_AFTER if leaky and leaky.leak == "after" else 0)
+            | (k.FLAG_DISCARD if neuron.discards else 0)
+            | (k.FLAG_FLOOR if neuron.v_min is not None else 0)
+        )
+        subtract, value = neuron.subtracts, neuron.reset_value
+        one_set = all(np.ndim(x) == 0 for x in (threshold, subtract, value, neuron.v0, neuron.gain, alpha))
+        unusual = k.FLAG_MULTI | k.FLAG_LATE_RESET | k.FLAG_LEAK_AFTER | k.FLAG_FLOOR
+        fast = one_set and not flags & unusual and neuron.refractory == 0 and not np.any(rest)
+        if fast:  # u <- keep u - less
+            value, subtract = {
+                "subtract": (1.0, subtract),
+                "value": (0.0, -np.asarray(value)),
+                "none": (1.0, 0.0),
+            }[neuron.reset]
+        row[k.P_KIND] = k.KIND_FAST if fast else k.KIND_GENERAL
+        row[k.P_FLAGS], row[k.P_REFRACTORY] = flags, neuron.refractory
+        if not fast:
+            row[k.P_EXTRA], self.extras = self.extras, self.extras + population.size
+        parameters = (alpha, rest, neuron.gain, fire, subtract, value, floor, neuron.v0, threshold)
+        row[k.Q_ALPHA : k.P_COLUMNS] = [n for x in parameters for n in self._parameter(population.shape, x)]
+        # Silent ticks may be made up later only if nothing can happen in them: without input a membrane must stay
+        # below threshold and above its bound. Decay towards 0 does; towards another rest, rounding may not.
+        spontaneous = leaky is not None and (np.any(rest) or np.any(fire <= 0))
+        if np.any(np.asarray(neuron.v0) < floor) or np.any(np.asarray(rest) < floor) or spontaneous:
+            row[k.P_DRIVEN] = 1
+
+    def _parameter(self, shape: Shape, value: Parameter) -> tuple[int, int]:
+        array = np.asarray(value, np.float64)
+        if array.ndim == 0:
+            return self.real.add(array), 0
+        full = np.broadcast_to(array.reshape(array.shape + (1,) * (len(shape) - array.ndim)), shape)
+        return self.real.add(full.ravel()[channels_last(shape)]), 1
+
+    def _constant(self, row: np.ndarray, population: Population) -> None:
+        """Sum the biases and shifts that flow into a population, once for every tick that differs."""
+        shape, size, channels = population.shape, population.size, population.shape[0]
+        incoming = [c for c in self.network.connections if c.target == population.name]
+        biases = [c.bias for c in incoming if c.bias is not None]
+        shifts = [c.shift for c in incoming if c.shift is not None]
+        row[k.P_CONST], row[k.P_CONST_LENGTH] = -1, size
+        images = any(
+            self.con[j, k.C_ANALOG] for j, c in enumerate(self.network.connections) if c.target == population.name
+        )
+        if images:
+            row[k.P_DRIVEN] = 1
+        if not biases and not shifts:
+            return
+        per_unit = any(b.shape == shape and len(shape) > 1 for b in biases)
+        length = size if per_unit else min(size, channels * max(1, TILE // channels))
+        total = np.zeros((self.ticks if shifts else 1, length))
+        for bias in biases:
+            whole = np.asarray(bias, np.float64)
+            if per_unit:
+                whole = np.broadcast_to(whole.reshape(whole.shape + (1,) * (len(shape) - whole.ndim)), shape)
+                total += whole.ravel()[channels_last(shape)]
+            else:
+                total += np.resize(whole, length)
+        for shift in shifts:
+            total += np.resize(np.asarray(shift[: self.ticks], np.float64), (self.ticks, channels))[
+                :, np.arange(length) % channels
+            ]
+        if isinstance(population.neuron, Relay) or np.any(total):
+            row[k.P_DRIVEN] = 1
+            row[k.P_CONST], row[k.P_CONST_LENGTH] = self.real.add(total), length
+            row[k.P_CONST_STRIDE] = length if shifts else 0
+
+    # ---------------------------------------------------------------------------------------------- connections
+
+    def _connection(self, j: int, c: Connection) -> str:
+        network, row = self.network, self.con[j]
+        source, target = network[c.source], network[c.target]
+        row[k.C_SOURCE], row[k.C_TARGET] = self.number[c.source], self.number[c.target]
+        row[k.C_DELAY], row[k.C_EFFECTIVE], row[k.C_POOL_FAN], row[k.C_SCALE] = c.delay, -1, -1, -1
+        row[k.C_COEFFICIENT], row[k.C_CHANNELS_OUT] = -1, target.shape[0]
+        row[k.C_ANALOG] = isinstance(source.neuron, Input) and network.encoding == "direct"
+        row[k.C_TOUCH] = isinstance(target.neuron, Relay)
+        row[k.C_CAREFUL] = isinstance(target.neuron, IF) and target.neuron.discards and not row[k.C_ANALOG]
+        row[k.C_REGISTER] = self.pop[row[k.C_TARGET], k.P_REGISTER]
+        if c.scale is not None:
+            row[k.C_SCALE] = self.real.add(c.scale[: self.ticks])
+        if c.scale is not None or row[k.C_ANALOG]:
+            row[k.C_REGISTER], self.registers = self.registers, self.registers + target.size
+        row[k.C_GROUP_IN], row[k.C_GROUP_OUT] = source.shape[0], target.shape[0]
+        pools = any(isinstance(m, Pool | AdaptivePool) for m in (*c.before, *c.after))
+        if isinstance(c.op, Identity) and not any(isinstance(m, Flatten) for m in c.before):
+            self._units(row, c, source)
+            return "pool" if pools else "identity"
+        if isinstance(c.op, Identity | Sparse):
+            differs = self._sparse(row, c, source, target)
+            kind = ("pool" if pools else "identity") if isinstance(c.op, Identity) else "ac"
+        else:
+            differs = self._runs(row, c, source)
+            kind = "ac"
+        if kind == "ac":
+            row[k.C_SYNOPS] = not row[k.C_ANALOG]
+            if network.graded(c.source) or differs:
+                return "mac"
+        return kind
+
+    def _units(self, row: np.ndarray, c: Connection, source: Population) -> None:
+        """Identity and pooling: position to position, one weight per channel."""
+        before = _compose(c.before, source.shape)
+        chain = _join(before.taps, _compose(c.after, before.shape).taps)
+        weight = np.broadcast_to(np.asarray(c.op.weight, np.float64), (before.shape[0],))
+        weight = weight[before.channel_shift : before.channel_shift + source.shape[0]]
+        common = _common(chain.coefficient)
+        row[k.C_OP], row[k.C_CHANNEL_SHIFT] = k.OP_UNITS, before.channel_shift
+        if common is None:
+            row[k.C_COEFFICIENT] = self.real.add(chain.coefficient)
+        row[k.C_WEIGHT] = self.real.add(weight if common is None else weight * common)
+        fan = np.bincount(chain.source, minlength=positions(source.shape))
+        self._pointers(row, fan, chain.target)
+        row[k.C_FAN] = self.whole.add(fan)
+        if np.any(weight == 0):
+            row[k.C_EFFECTIVE] = self.whole.add(fan[:, None] * (weight != 0))
+
+    def _runs(self, row: np.ndarray, c: Connection, source: Population) -> bool:
+        """Convolution or dense weights as runs of neighbouring target units. Returns whether coefficients differ."""
+        before = _compose(c.before, source.shape)
+        rows, shape, taps, slots, groups = _weight_taps(c.op, before)
+        channels = before.channel_shift + np.arange(source.shape[0])
+        if groups > 1 and (before.channel_shift or before.shape[0] != source.shape[0]):
+            rows, groups = _ungroup(rows, groups), 1  # padded channels would break the numbering of groups
+        rows = rows[channels]  # (source channels, slots, target channels of a group)
+        out = rows.shape[2]
+        row[k.C_OP], row[k.C_ROW] = k.OP_RUNS, rows.shape[1] * out
+        row[k.C_GROUP_IN], row[k.C_GROUP_OUT] = source.shape[0] // groups, out
+        # main: source position -> position of the operation's result, with the weight slot carried along
+        main, slot = _join_labelled(before.taps, taps, slots)
+        after = _compose(c.after, shape)
+        final, final_slot = _join_labelled(main, after.taps, slot, carry_first=True)
+        common = _common(final.coefficient)
+        start, first, length, coefficient, counts = _merge(
+            final, final_slot, out, shape[0], positions(source.shape), groups == 1
+        )
+        row[k.C_WEIGHT] = self.real.add(rows if common is None else rows * common)
+        if common is None:
+            row[k.C_COEFFICIENT] = self.real.add(coefficient)
+        self._pointers(row, counts, start, first, length)
+        source_positions = positions(source.shape)
+        fan = np.bincount(main.source, minlength=source_positions) * out
+        row[k.C_FAN] = self.whole.add(fan)
+        present = np.count_nonzero(rows, axis=2)
+        if np.any(present != out):
+            paths = sparse.coo_array(
+                (np.ones(len(slot), np.int64), (main.source, slot)), shape=(source_positions, rows.shape[1])
+            ).tocsr()
+            row[k.C_EFFECTIVE] = self.whole.add(paths @ present.T.astype(np.int64))
+        pool = before.forwarded.copy()
+        if any(isinstance(m, Pool | AdaptivePool) for m in c.after):
+            np.add.at(pool, main.source, after.forwarded[main.target] * out)
+        if pool.any():
+            row[k.C_POOL_FAN] = self.whole.add(pool)
+        row[k.C_BY_TABLE] = bool(c.after)
+        return common is None
+
+    def _sparse(self, row: np.ndarray, c: Connection, source: Population, target: Population) -> bool:
+        """A list of synapses per source unit, from a `Sparse` operation or an identity behind `Flatten`."""
+        before = _compose(c.before, source.shape)
+        shape = source.shape if not c.before else before.shape
+        if isinstance(c.op, Sparse):
+            synapses = sparse.csr_array(
+                (np.arange(1, c.op.weight.size + 1), c.op.target, c.op.indptr), shape=(math.prod(shape), target.size)
+            )
+            weight = np.asarray(c.op.weight, np.float64)
+        else:
+            weight = np.broadcast_to(np.asarray(c.op.weight, np.float64), (math.prod(shape),))
+            synapses = sparse.csr_array(
+                (np.arange(1, weight.size + 1), np.arange(weight.size), np.arange(weight.size + 1)),
+                shape=(weight.size, weight.size),
+            )
+        spatial = positions(before.grid)
+        to_last = np.argsort(channels_last(target.shape))  # channels-first unit -> channels-last unit
+        start, amounts, coefficients, per_unit = [], [], [], []
+        paths = [np.flatnonzero(before.taps.source == p) for p in range(positions(source.shape))]
+        for unit in range(source.size):
+            position, channel = divmod(unit, source.shape[0])
+            n = 0
+            for path in paths[position]:
+                inner = (channel + before.channel_shift) * spatial + before.taps.target[path]
+                lo, hi = synapses.indptr[inner], synapses.indptr[inner + 1]
+                start.append(to_last[synapses.indices[lo:hi]])
+                amounts.append(weight[synapses.data[lo:hi] - 1])
+                coefficients.append(np.full(hi - lo, before.taps.coefficient[path]))
+                n += hi - lo
+            per_unit.append(n)
+        joined = np.concatenate(amounts) if amounts else np.zeros(0)
+        factors = np.concatenate(coefficients) if coefficients else np.zeros(0)
+        common = _common(factors)
+        row[k.C_OP] = k.OP_SPARSE
+        row[k.C_WEIGHT] = self.real.add(joined if common is None else joined * common)
+        if common is None:
+            row[k.C_COEFFICIENT] = self.real.add(factors)
+        fan = np.array(per_unit, np.int64)
+        self._pointers(row, fan, np.concatenate(start) if start else np.zeros(0))
+        row[k.C_FAN] = self.whole.add(fan)
+        if np.any(joined == 0):
+            starts = np.concatenate([[0], np.cumsum(fan)])
+            running = np.concatenate([[0], np.cumsum(joined != 0)])
+            row[k.C_EFFECTIVE] = self.whole.add(running[starts[1:]] - running[starts[:-1]])
+        if before.forwarded.any() and isinstance(c.op, Sparse):
+            row[k.C_POOL_FAN] = self.whole.add(before.forwarded)
+        return common is None
+
+    def _pointers(
+        self,
+        row: np.ndarray,
+        counts: np.ndarray,
+        targets: np.ndarray,
+        first: np.ndarray | int = 0,
+        length: np.ndarray | int = 1,
+    ) -> None:
+        """Store a list of runs and, for every source position (or unit), where its part begins."""
+        runs = np.empty((len(targets), 3), np.int64)
+        runs[:, k.R_TARGET], runs[:, k.R_FIRST], runs[:, k.R_LENGTH] = targets, first, length
+        base = self.runs.size // 3
+        row[k.C_POINTER] = self.whole.add(base + np.concatenate([[0], np.cumsum(counts)]))
+        self.runs.add(runs)
+
+    def _macs_input(self, c: Connection) -> int:
+        """In-bounds taps of one image, zero pixels included."""
+        row = self.con[self.network.connections.index(c)]
+        if isinstance(c.op, Identity):
+            return 0
+        source = self.network[c.source]
+        fan = self.whole.array()[row[k.C_FAN] :]
+        if row[k.C_OP] == k.OP_SPARSE:
+            return int(fan[: source.size].sum())
+        return int(fan[: positions(source.shape)].sum()) * source.shape[0]
+
+
+# ---------------------------------------------------------------------------------------------------- tap lists
+
+
+class _Chain(NamedTuple):
+    taps: Taps  # from source position to the last grid's position, every path kept apart
+    shape: Shape  # after the last map; flattened if that is what the last map does
+    grid: Shape  # the same before flattening
+    channel_shift: int
+    forwarded: np.ndarray  # per source position: events that pools forward for one event
+
+
+def _compose(maps: tuple[AddressMap, ...], shape: Shape) -> _Chain:
+    every = np.arange(positions(shape))
+    taps, grid, shift = Taps(every, every, np.ones(every.size)), shape, 0
+    forwarded = np.zeros(every.size, np.int64)
+    for step in maps:
+        if isinstance(step, Flatten):
+            return _Chain(taps, step.out_shape(grid), grid, shift, forwarded)
+        taps, grid = _join(taps, step.taps(grid)), step.out_shape(grid)
+        if isinstance(step, Subsample):
+            shift += step.channels[0]
+        else:
+            forwarded += np.bincount(taps.source, minlength=every.size)
+    return _Chain(taps, grid, grid, shift, forwarded)
+
+
+def _join(first: Taps, second: Taps) -> Taps:
+    """All paths source -> middle -> target, kept apart, ordered by the first list."""
+    taps, _ = _join_labelled(first, second, np.zeros(second.source.size, np.int64))
+    return taps
+
+
+def _join_labelled(first: Taps, second: Taps, label: np.ndarray, carry_first: bool = False) -> tuple[Taps, np.ndarray]:
+    """`_join`, handing on a label of the second list's taps, or of the first's."""
+    order = np.argsort(second.source, kind="stable")
+    sorted_source = second.source[order]
+    lo = np.searchsorted(sorted_source, first.target, "left")
+    count = np.searchsorted(sorted_source, first.target, "right") - lo
+    one = np.repeat(np.arange(first.source.size), count)
+    offset = np.arange(one.size) - np.repeat(np.cumsum(count) - count, count)
+    two = order[lo[one] + offset]
+    taps = Taps(first.source[one], second.target[two], first.coefficient[one] * second.coefficient[two])
+    return taps, label[one if carry_first else two]
+
+
+def _common(coefficient: np.ndarray) -> float | None:
+    """The one value all coefficients have, or None."""
+    if coefficient.size == 0:
+        return 1.0
+    return float(coefficient[0]) if np.all(coefficient == coefficient[0]) else None
+
+
+def _weight_taps(op: Operation, before: _Chain) -> tuple[np.ndarray, Shape, Taps, np.ndarray, int]:
+    """Weights as (source channels, slots, target channels) and the taps (position, result position, slot)."""
+    if isinstance(op, Dense):
+        grid = before.grid
+        spatial = positions(grid)
+        rows = op.weight.astype(np.float64).reshape(-1, grid[0], spatial).transpose(1, 2, 0)
+        every = np.arange(spatial)
+        taps = Taps(every, np.zeros(spatial, np.int64), np.ones(spatial))
+        return rows, (op.weight.shape[0],), taps, every, 1
+    assert isinstance(op, Conv)
+    shape = op.out_shape(before.shape)
+    kernel = op.weight.shape[2:]
+    source = target = np.zeros(1, np.int64)
+    index: list[np.ndarray] = []
+    for size, result, n, s, (pad, _), d in zip(
+        before.shape[1:], shape[1:], kernel, op.stride, op.padding, op.dilation, strict=True
+    ):
+        o, tap = (a.ravel() for a in np.meshgrid(np.arange(result), np.arange(n), indexing="ij"))
+        i = o * s - pad + tap * d
+        inside = (i >= 0) & (i < size)
+        o, tap, i = o[inside], tap[inside], i[inside]
+        source = (source[:, None] * size + i).ravel()
+        target = (target[:, None] * result + o).ravel()
+        index = [np.repeat(a, o.size) for a in index] + [np.tile(tap, target.size // max(o.size, 1))]
+    # Columns of the kernel in the order in which they reach rising target columns: flipped, and apart by stride.
+    width, s, d = kernel[-1], op.stride[-1], op.dilation[-1]
+    columns = np.lexsort((-np.arange(width), np.arange(width) * d % s))
+    rank = np.argsort(columns)
+    slot = rank[index[-1]]
+    if len(index) == 2:
+        slot = index[0] * width + slot
+    weight = op.weight.astype(np.float64)[..., columns]
+    grouped = weight.reshape(op.groups, shape[0] // op.groups, weight.shape[1], -1).transpose(0, 2, 3, 1)
+    rows = grouped.reshape(before.shape[0], -1, shape[0] // op.groups)
+    return rows, shape, Taps(source, target, np.ones(source.size)), slot, op.groups
+
+
+def _ungroup(rows: np.ndarray, groups: int) -> np.ndarray:
+    """Grouped weight rows as ungrouped ones, zero where the groups do not reach."""
+    channels, slots, out = rows.shape
+    full = np.zeros((channels, slots, out * groups))
+    for g in range(groups):
+        inside = slice(g * channels // groups, (g + 1) * channels // groups)
+        full[inside, :, g * out : (g + 1) * out] = rows[inside]
+    return full
+
+
+def _merge(
+    taps: Taps, slot: np.ndarray, out: int, target_channels: int, source_positions: int, whole: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Join taps that are neighbours in target and weights into runs.
+
+    Returns (first target unit, first weight, units, coefficient) per run and the number of runs per source position.
+    whole: a tap reaches all channels of its target position, so that neighbouring positions are neighbouring units.
+    """
+    order = np.lexsort((slot, taps.source))
+    source, target, slot, coefficient = (a[order] for a in (taps.source, taps.target, slot, taps.coefficient))
+    starts = np.ones(source.size, bool)
+    if whole and source.size:
+        starts[1:] = (
+            (np.diff(source) != 0) | (np.diff(target) != 1) | (np.diff(slot) != 1) | (np.diff(coefficient) != 0)
+        )
+    begin = np.flatnonzero(starts)
+    length = np.diff(np.append(begin, source.size)) * out
+    counts = np.bincount(source[begin], minlength=source_positions)
+    return target[begin] * target_channels, slot[begin] * out, length, coefficient[begin], counts
