@@ -112,8 +112,8 @@ def simulate(
     default the network's. watchdog: the cutoff, default the network's, else `Fixed()`. record: "outputs", "spikes"
     (events of every population), "potentials" (spikes and membranes), or names of populations whose events to record.
     jobs: worker threads; results do not depend on it. dtype: "float32" or "float64". seed: of rate-coded input, keyed
-    with the sample's index. layer_delay: least delay of every connection in ticks. progress: called with the number of
-    samples just finished.
+    with the sample's index. layer_delay: least delay of every connection in ticks. progress: called with 0
+    once everything was checked, then with the number of samples just finished.
 
     Raises ValueError naming what does not fit. See `docs/semantics.md` for what a run means.
     """
@@ -133,6 +133,8 @@ def simulate(
     labels = _labels(labels, count, output.size)
     wiring = wire(network, ticks, np.dtype(dtype), recorded, membranes)
     worker = _Worker(network, wiring, samples, ticks, policy, dtype, seed)
+    if progress is not None:
+        progress(0)
     worker.compile()
 
     started = time.perf_counter()

@@ -68,6 +68,18 @@ def wire(network: Network, ticks: int, dtype: np.dtype, record: Iterable[str], p
     return _Builder(network, ticks, dtype, set(record), set(potentials)).build()
 
 
+def fan_out(network: Network) -> tuple[list[np.ndarray], dict[str, str]]:
+    """Per connection the structural taps of one event of each source unit (channels last), and the taps' class."""
+    wiring = wire(network, 1, np.dtype(np.float32), (), ())
+    plan, found = wiring.plan, []
+    for row, c in zip(plan.con, network.connections, strict=True):
+        source = network[c.source]
+        count = source.size if row[k.C_OP] == k.OP_SPARSE else positions(source.shape)
+        fan = plan.whole[row[k.C_FAN] : row[k.C_FAN] + count]
+        found.append(np.repeat(fan, source.size // count))
+    return found, {c.label: kind for c, kind in zip(network.connections, wiring.tap_class, strict=True)}
+
+
 class _Pile:
     """Arrays laid end to end."""
 

@@ -1,0 +1,503 @@
+"""The command line: every command reads its files, calls one function of the package and shows what came back."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from eventsnn.network import Network
+    from eventsnn.readers import Samples
+
+# Everything heavier than typer is imported inside the command that needs it: `--help` must answer at once.
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Run spiking neural networks one spike at a time, stop when the answer is safe, account for every operation.",
+)
+plot_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Draw a recorded run.")
+app.add_typer(plot_app, name="plot")
+
+CIFAR_SHAPE = (3, 32, 32)
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 a run failed, 2 bad input or arguments (one sentence)."""
+    try:
+        app(standalone_mode=False)
+    except ValueError as error:
+        _fail(str(error), 2)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 1)
+    except (RuntimeError, MemoryError) as error:
+        _fail(f"the run failed: {error}", 1)
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # the argument parser's own errors have one
+            raise
+        _fail(f"{error.format_message().rstrip('.')}; see eventsnn --help", 2)
+
+
+def _fail(sentence: str, code: int) -> None:
+    print(f"eventsnn: {' '.join(sentence.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+# -------------------------------------------------------------------------------------------------------- simulate
+
+
+@app.command()
+def simulate(
+    weights: Annotated[Path | None, typer.Option(help="network file; default: the packaged digits network")] = None,
+    input: Annotated[Path | None, typer.Option(help="images or events; default: the packaged held-out digits")] = None,
+    keys: Annotated[str | None, typer.Option(help="names of the arrays in the input file, as images,labels")] = None,
+    layout: Annotated[str | None, typer.Option(help="axes of the images, chw or hwc, where both fit")] = None,
+    mode: Annotated[str, typer.Option(help="sync: whole ticks, the timing of a PyTorch loop")] = "sync",
+    ticks: Annotated[int | None, typer.Option(help="longest run in ticks; default: the network's")] = None,
+    tick: Annotated[str | None, typer.Option(help="length of a tick for event input, as 1ms, 500us or 0.001")] = None,
+    cutoff: Annotated[
+        str | None,
+        typer.Option(
+            help="when to stop: fixed, spike-gap:3, topk:1.5, confidence:0.9, "
+            "entropy:0.2, first-spike, budget:2e6; default: the network's"
+        ),
+    ] = None,
+    assume: Annotated[
+        str | None, typer.Option(help="what a foreign NIR file leaves open: nir, sinabs, snntorch, ...")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="only the first N samples")] = None,
+    jobs: Annotated[int, typer.Option(help="worker threads")] = 1,
+    dtype: Annotated[str, typer.Option(help="float32 or float64")] = "float32",
+    seed: Annotated[int, typer.Option(help="of rate-coded input")] = 0,
+    layer_delay: Annotated[int, typer.Option(help="least delay of every connection, in ticks")] = 0,
+    record: Annotated[str, typer.Option(help="outputs, spikes, potentials, or names of populations")] = "outputs",
+    out: Annotated[Path | None, typer.Option(help="run folder; default: runs/TIME-NETWORK")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the account as JSON, nothing else")] = False,
+) -> None:
+    """Classify samples one spike at a time and account for every operation."""
+    from eventsnn import plot, report, runs
+    from eventsnn.simulation import simulate as run_samples
+    from eventsnn.watchdog import parse_policy
+
+    if mode != "sync":
+        raise ValueError(f"mode is {mode!r}; this version runs mode sync")
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs}, wanted 1 or more worker threads")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}, wanted 1 or more samples")
+    if weights is not None and input is None:
+        raise ValueError("--weights needs --input: the samples to run; without both, the packaged network runs its own")
+    weights = weights or packaged("digits.h5")
+    network = _load(weights, assume)
+    if tick is not None:
+        network = replace(network, tick_seconds=_seconds(tick))
+    samples = _read(input or packaged("digits-heldout.npz"), network, keys=keys, layout=layout, limit=limit)
+    policy = None if cutoff is None else parse_policy(cutoff)
+    facts = _facts(weights, network, samples)
+    what = record if record in ("outputs", "spikes", "potentials") else record.split(",")
+    options: dict[str, Any] = {
+        "ticks": ticks,
+        "watchdog": policy,
+        "dtype": dtype,
+        "seed": seed,
+        "layer_delay": layer_delay,
+    }
+    folder: Path | None = None
+    with _progress(len(samples), facts.network_name) as advance:
+
+        def finished(count: int) -> None:
+            nonlocal folder
+            if folder is None:  # everything was checked: only now may anything be written
+                folder = runs.open_folder(out, facts.network_name)
+            advance(count)
+
+        try:
+            run = run_samples(
+                network, samples.inputs, samples.labels, record=what, jobs=jobs, progress=finished, **options
+            )
+            assert folder is not None
+            found = runs.write(run, folder, facts)
+        except BaseException:
+            if folder is not None:
+                runs.abandon(folder)
+            raise
+    shown = run
+    if run.events is None or what not in ("spikes", "potentials"):
+        one = samples.inputs.first(1) if hasattr(samples.inputs, "first") else samples.inputs[:1]
+        labels = None if samples.labels is None else samples.labels[:1]
+        shown = run_samples(network, one, labels, record="spikes", **options)
+    runs.save_figure(plot.raster(shown, 0), folder / "raster.png")
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    _show(report.layer_table(found), *report.closing_lines(found, run.seconds), f"Run folder: {folder}")
+
+
+def packaged(name: str) -> Path:
+    """A file of the packaged network: inside the installed package, or beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    for place in (here / "weights", here.parent / "weights"):
+        if (place / name).is_file():
+            return place / name
+    raise ValueError(f"the packaged file {name} is missing from this installation; install eventsnn again")
+
+
+def _load(path: Path, assume: str | None) -> Network:
+    from eventsnn import store
+
+    return store.load(path, assume=assume)
+
+
+def _read(path: Path, network: Network, **options: Any) -> Samples:
+    from eventsnn.readers import read_input
+
+    return read_input(path, network, **options)
+
+
+def _facts(weights: Path, network: Network, samples: Samples) -> Any:
+    from eventsnn.report import Facts
+    from eventsnn.store import network_hash
+
+    return Facts(
+        network_name=weights.stem,
+        network_file=weights.name,
+        network_sha256=network_hash(network),
+        input_file=samples.name,
+        input_sha256=samples.sha256,
+    )
+
+
+def _seconds(text: str) -> float:
+    """A length of time: 1ms, 500us, 2s, or a plain number of seconds."""
+    match = re.fullmatch(r"([0-9.eE+-]+?)\s*(s|ms|us|ns)?", text.strip())
+    try:
+        if match is None:
+            raise ValueError
+        value = float(match[1]) * {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, None: 1.0}[match[2]]
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"tick is {text!r}, wanted a length of time such as 1ms, 500us or 0.001") from None
+    return value
+
+
+class _progress:
+    """A progress bar on stderr, and only on a terminal."""
+
+    def __init__(self, total: int, name: str):
+        self.total, self.name = total, name
+        self.bar: Any = None
+
+    def __enter__(self) -> Any:
+        if not sys.stderr.isatty():
+            return lambda count: None
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("samples"))
+        self.bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+        self.bar.start()
+        task = self.bar.add_task(self.name, total=self.total)
+        return lambda count: self.bar.advance(task, count)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def _show(*things: Any) -> None:
+    from rich.console import Console
+
+    # Piped output has no width of its own; tables must not be folded at 80 columns then.
+    console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 120)
+    for thing in things:
+        console.print(thing)
+
+
+# --------------------------------------------------------------------------------------------- convert and verify
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="PyTorch state dict (.pth, .pt, .th)")],
+    model: Annotated[str, typer.Option(help="resnet20/32/44/56, resnet18/34, vgg11/16, or package.module:factory")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="network file to write")] = Path("net.h5"),
+    calibrate: Annotated[Path | None, typer.Option(help="images that balance the thresholds of ReLU networks")] = None,
+    calibrate_limit: Annotated[int, typer.Option(help="use the first N of them")] = 1024,
+    percentile: Annotated[float, typer.Option(help="of the non-zero activations, taken as threshold")] = 99.9,
+    normalise: Annotated[
+        str | None, typer.Option(help="imagenet, cifar10, unit, or MEAN/STD as 0.5,0.5,0.5/0.2,0.2,0.2")
+    ] = None,
+    readout: Annotated[str, typer.Option(help="sum: summed logits; spikes: spiking output neurons")] = "sum",
+    comparator: Annotated[str, typer.Option(help="ge: fires at u >= threshold; gt: at u > threshold")] = "ge",
+    ticks: Annotated[int | None, typer.Option(help="run length to store as the default")] = None,
+    cutoff: Annotated[str | None, typer.Option(help="cutoff to store as the default")] = None,
+    input_shape: Annotated[str | None, typer.Option(help="C,H,W of one sample, where no images tell")] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="labelled images: print what the conversion loses, and where")
+    ] = None,
+    check_limit: Annotated[int | None, typer.Option(help="use the first N of them")] = None,
+    jobs: Annotated[int, typer.Option(help="worker threads of --check")] = 1,
+) -> None:
+    """Turn a PyTorch checkpoint into a network file."""
+    import hashlib
+
+    import numpy as np
+
+    from eventsnn import import_torch, layouts, store
+    from eventsnn.watchdog import check_policy, parse_policy
+
+    if output.exists() and output.is_dir():
+        raise ValueError(f"{output} is a folder; give the name of the file to write with -o")
+    policy = None if cutoff is None else parse_policy(cutoff)
+    weights = import_torch.load_checkpoint(checkpoint)
+    module = layouts.build(model, weights)
+    shape = _shape(input_shape, model, calibrate or check)
+    images = None
+    if calibrate is not None:
+        images = _read(calibrate, _probe(shape), limit=calibrate_limit).inputs
+    origin = {
+        "checkpoint": checkpoint.name,
+        "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "model": model,
+    }
+    network = import_torch.from_torch(
+        module,
+        np.zeros((1, *shape), np.float32),
+        calibrate=images,
+        percentile=percentile,
+        normalise=normalise,
+        readout=readout,
+        comparator=comparator,
+        ticks=ticks,
+        origin=origin,
+    )
+    if policy is not None:
+        check_policy(policy, network.readout, network[network.output].size)
+        network = replace(network, cutoff=str(policy))
+    samples = None if check is None else _read(check, network, limit=check_limit)
+    if samples is not None and samples.labels is None:
+        raise ValueError(f"{check} has no labels; --check compares accuracies")
+    store.save(network, output)
+    neurons = sum(p.size for p in network.populations if p.name != network.input.name)
+    _show(
+        f"{output}: {len(network.populations)} populations, {neurons:,} neurons, {len(network.connections)} connections"
+    )
+    if samples is not None:
+        _show_check(module, network, samples, ticks, jobs)
+
+
+def _shape(text: str | None, model: str, images: Path | None) -> tuple[int, ...]:
+    """Shape of one sample: as given, as the known models have it, or as the images show it."""
+    if text is not None:
+        try:
+            shape = tuple(int(n) for n in text.split(","))
+        except ValueError:
+            shape = ()
+        if not 1 <= len(shape) <= 3 or min(shape) < 1:
+            raise ValueError(f"input-shape is {text!r}, wanted whole numbers such as 3,32,32")
+        return shape
+    if ":" not in model:
+        return CIFAR_SHAPE
+    if images is None:
+        raise ValueError("the shape of a sample is not known; give --input-shape C,H,W or images with --calibrate")
+    from eventsnn.readers import open_arrays
+
+    with open_arrays(images) as file:
+        if "images" not in file.names:
+            raise ValueError(f"{images} has no array 'images'; give --input-shape C,H,W")
+        found = file.fetch("images", slice(0, 1)).shape
+    if len(found) == 4 and found[-1] in (1, 3) and found[1] not in (1, 3):
+        return (found[3], found[1], found[2])
+    return (1, *found[1:]) if len(found) == 3 else tuple(found[1:])
+
+
+def _probe(shape: tuple[int, ...]) -> Network:
+    """The smallest network with this input, so that images can be read before there is one."""
+    from eventsnn.network import Connection, Network, Population
+    from eventsnn.neurons import Input, Integrator
+
+    ends = (Population("input", shape, Input()), Population("output", shape, Integrator()))
+    return Network(populations=ends, connections=(Connection("input", "output"),), output="output")
+
+
+def _show_check(module: Any, network: Network, samples: Samples, ticks: int | None, jobs: int) -> None:
+    from functools import partial
+
+    from rich.table import Table
+
+    from eventsnn.import_torch import conversion_check
+    from eventsnn.simulation import simulate as run_samples
+
+    longest = ticks or network.ticks or 256
+    lengths = sorted({2**i for i in range(int(math.log2(longest)) + 1)} | {longest})
+    found = conversion_check(module, network, samples.inputs, samples.labels, lengths, partial(run_samples, jobs=jobs))
+
+    table = Table(title=f"Accuracy on {found['images']:,} images", title_justify="left")
+    for name in ("network", "accuracy", "95 % interval"):
+        table.add_column(name, justify="left" if name == "network" else "right")
+    for name, row in [("PyTorch", found["ann"]), *((f"{s['ticks']} ticks", s) for s in found["snn"])]:
+        low, high = row["interval"]
+        table.add_row(name, f"{100 * row['accuracy']:.2f} %", f"{100 * low:.2f} to {100 * high:.2f} %")
+    layers = Table(
+        title=f"Rates against activations, {found['layer_images']} images, {found['layer_ticks']} ticks",
+        title_justify="left",
+    )
+    for name in ("layer", "correlation", "clipped", "threshold"):
+        layers.add_column(name, justify="left" if name == "layer" else "right")
+    for row in found["layers"]:
+        correlation = "" if row["correlation"] is None else f"{row['correlation']:.4f}"
+        layers.add_row(row["name"], correlation, f"{100 * row['clipped']:.3f} %", f"{row['threshold']:.4g}")
+    first = found["first_below"]
+    verdict = (
+        f"Every layer follows its activations with a correlation of at least {found['limit']}."
+        if first is None
+        else f"The first layer whose correlation falls below {found['limit']} is {first}."
+    )
+    _show(table, layers, verdict)
+
+
+@app.command()
+def verify(
+    checkpoint: Annotated[Path, typer.Argument(help="the checkpoint the network was converted from")],
+    weights: Annotated[Path, typer.Argument(help="network file")],
+    input: Annotated[Path, typer.Option(help="images to run")],
+    model: Annotated[str | None, typer.Option(help="as for convert; default: the one the file names")] = None,
+    limit: Annotated[int, typer.Option(help="only the first N samples")] = 20,
+    ticks: Annotated[int | None, typer.Option(help="ticks to compare; default: the network's")] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or float64")] = "float64",
+    as_json: Annotated[bool, typer.Option("--json", help="print the comparison as JSON")] = False,
+) -> None:
+    """Compare a network file with its checkpoint in PyTorch, spike for spike."""
+    from eventsnn import import_torch, layouts
+    from eventsnn.simulation import simulate as run_samples
+
+    network = _load(weights, None)
+    model = model or network.origin.get("model")
+    if model is None:
+        raise ValueError(f"{weights} does not say which model it came from; give --model")
+    module = layouts.build(model, import_torch.load_checkpoint(checkpoint))
+    images = _read(input, network, limit=limit).inputs
+    if ticks is None and network.ticks is None:
+        raise ValueError(f"{weights} has no default number of ticks; give --ticks")
+    found = import_torch.verify(module, network, images, run_samples, ticks, dtype=dtype)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        _show_verified(found, dtype)
+    if found["differing"] and any(not _is_tie(first) for first in found["first"]):
+        raise typer.Exit(1)
+
+
+def _is_tie(first: dict[str, Any]) -> bool:
+    """Whether a first difference is a rounding tie (SEMANTICS: margin within the rounding its sum may carry)."""
+    return first["margin"] <= first["rounding"]
+
+
+def _show_verified(found: dict[str, Any], dtype: str) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"PyTorch against eventsnn, {dtype}", title_justify="left")
+    for name in ("population", "spikes", "differing"):
+        table.add_column(name, justify="left" if name == "population" else "right")
+    for name, row in found["populations"].items():
+        table.add_row(name, f"{row['spikes']:,}", f"{row['differing']:,}")
+    table.add_section()
+    table.add_row("all", f"{found['spikes']:,}", f"{found['differing']:,}")
+    lines = [f"{found['agreeing']} samples agree in every spike."]
+    for first in found["first"]:
+        kind = "a rounding tie" if _is_tie(first) else "NOT a rounding tie"
+        lines.append(
+            f"Sample {first['sample']} first differs in tick {first['tick']}, population {first['population']}, neuron "
+            f"{first['neuron']}: PyTorch {first['torch']}, eventsnn {first['eventsnn']} spikes; margin "
+            f"{first['margin']:.3g}, rounding up to {first['rounding']:.3g}: {kind}."
+        )
+    _show(table, *lines)
+
+
+# ---------------------------------------------------------------------------------------------- inspect and export
+
+
+@app.command()
+def inspect(
+    weights: Annotated[Path, typer.Argument(help="network file")],
+    assume: Annotated[str | None, typer.Option(help="what a foreign NIR file leaves open")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
+) -> None:
+    """Show a network: graph, shapes, fan-out, what is assumed, and whether NIR readers would run it alike."""
+    from eventsnn import report
+
+    network = _load(weights, assume)
+    found = report.inspection(network)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    _show(*report.inspection_tables(found))
+
+
+@app.command()
+def export(
+    weights: Annotated[Path, typer.Argument(help="network file")],
+    nir: Annotated[bool, typer.Option("--nir", help="as a plain NIR file")] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="file to write")] = Path("net.nir"),
+    lossy: Annotated[bool, typer.Option(help="even if another reader would run it differently")] = False,
+) -> None:
+    """Write a network for other tools."""
+    from eventsnn import lower_nir
+
+    if not nir:
+        raise ValueError("export needs a format: --nir")
+    lower_nir.export_nir(_load(weights, None), output, lossy=lossy)
+    _show(f"{output}: plain NIR")
+
+
+# ------------------------------------------------------------------------------------------------------------ plot
+
+
+@plot_app.command("raster")
+def plot_raster(
+    run: Annotated[Path, typer.Argument(help="run folder with recorded spikes")],
+    sample: Annotated[int, typer.Option(help="which sample")] = 0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="picture; default: raster-N.png in RUN")] = None,
+) -> None:
+    """The events of one sample, layer under layer, with the stop drawn in."""
+    from eventsnn import plot, runs
+
+    target = output or run / f"raster-{sample}.png"
+    runs.save_figure(plot.raster(run, sample), target)
+    _show(str(target))
+
+
+@plot_app.command("trace")
+def plot_trace(
+    run: Annotated[Path, typer.Argument(help="run folder with recorded potentials")],
+    population: Annotated[str | None, typer.Option(help="default: the output")] = None,
+    neurons: Annotated[str | None, typer.Option(help="neuron numbers, as 0,5,7; default: the most active")] = None,
+    sample: Annotated[int, typer.Option(help="which sample")] = 0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="picture; default: trace-N.png in RUN")] = None,
+) -> None:
+    """Membranes of some neurons over the ticks of one sample, with threshold and spikes."""
+    from eventsnn import plot, runs
+
+    chosen = None
+    if neurons is not None:
+        try:
+            chosen = [int(n) for n in neurons.split(",")]
+        except ValueError:
+            raise ValueError(f"neurons is {neurons!r}, wanted whole numbers such as 0,5,7") from None
+    target = output or run / f"trace-{sample}.png"
+    runs.save_figure(plot.trace(run, population, chosen, sample), target)
+    _show(str(target))
