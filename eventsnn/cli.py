@@ -34,11 +34,9 @@ CIFAR_SHAPE = (3, 32, 32)
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 a run failed, 2 bad input or arguments (one sentence)."""
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False) or 0)  # the parser returns the code of a typer.Exit
     except ValueError as error:
         _fail(str(error), 2)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 1)
     except (RuntimeError, MemoryError) as error:
@@ -114,6 +112,7 @@ def simulate(
         "dtype": dtype,
         "seed": seed,
         "layer_delay": layer_delay,
+        "layout": "chw" if len(network.input.shape) == 3 else None,  # what the reader has arranged
     }
     folder: Path | None = None
     with _progress(len(samples), facts.network_name) as advance:
@@ -398,13 +397,8 @@ def verify(
         print(json.dumps(found, indent=2))
     else:
         _show_verified(found, dtype)
-    if found["differing"] and any(not _is_tie(first) for first in found["first"]):
+    if found["differing"] and not all(first["tie"] for first in found["first"]):
         raise typer.Exit(1)
-
-
-def _is_tie(first: dict[str, Any]) -> bool:
-    """Whether a first difference is a rounding tie (SEMANTICS: margin within the rounding its sum may carry)."""
-    return first["margin"] <= first["rounding"]
 
 
 def _show_verified(found: dict[str, Any], dtype: str) -> None:
@@ -413,13 +407,13 @@ def _show_verified(found: dict[str, Any], dtype: str) -> None:
     table = Table(title=f"PyTorch against eventsnn, {dtype}", title_justify="left")
     for name in ("population", "spikes", "differing"):
         table.add_column(name, justify="left" if name == "population" else "right")
-    for name, row in found["populations"].items():
-        table.add_row(name, f"{row['spikes']:,}", f"{row['differing']:,}")
+    for row in found["populations"]:
+        table.add_row(row["name"], f"{row['spikes']:,}", f"{row['differing']:,}")
     table.add_section()
     table.add_row("all", f"{found['spikes']:,}", f"{found['differing']:,}")
     lines = [f"{found['agreeing']} samples agree in every spike."]
     for first in found["first"]:
-        kind = "a rounding tie" if _is_tie(first) else "NOT a rounding tie"
+        kind = "a rounding tie" if first["tie"] else "NOT a rounding tie"
         lines.append(
             f"Sample {first['sample']} first differs in tick {first['tick']}, population {first['population']}, neuron "
             f"{first['neuron']}: PyTorch {first['torch']}, eventsnn {first['eventsnn']} spikes; margin "

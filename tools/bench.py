@@ -1,0 +1,333 @@
+"""How fast the engine is: against the memory's limit, and against PyTorch stepping the same network.
+
+    python tools/bench.py [--rounds 9] [--images 10] [--json bench.json]
+
+Everything is measured in one run on one core, interleaved round by round, so that a machine that slows down slows all
+of it. Medians are printed, and ratios of medians; single times mean little on a shared machine. With the CIFAR-10 data
+and the published ResNet-20 at hand (EVENTSNN_DATA, or ../shared) the network is that one, else one of the same shape
+with random weights.
+
+`stream_limit()` is the fastest this core adds weights onto membranes: rows of 3 x C_out float32 from 256 kB (in L2)
+added onto an accumulator of 8 kB (in L1), one row after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numba import njit
+
+import eventsnn as es
+from eventsnn import import_torch, kernels_sync, layouts
+from eventsnn.network import Connection, Conv, Dense, Identity, Network, Population
+from eventsnn.neurons import IF, Input, Integrator
+
+DATA = Path(os.environ.get("EVENTSNN_DATA", Path(__file__).resolve().parents[2] / "shared"))
+CHECKPOINT = DATA / "models" / "resnet_cifar10" / "resnet20-12fca82f.th"
+CHANNELS = (16, 32, 64)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--images", type=int, default=10)
+    parser.add_argument("--ticks", type=int, default=4)
+    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    options = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+
+    limits = {c: stream_limit(c) for c in CHANNELS}
+    layers = {f"conv 3x3, {c} channels, {h}x{h}, rate {rate}": layer(c, h, rate) for c, h in SIZES for rate in RATES}
+    layers["dense 1200x1200, rate 0.13"] = layer(1200, 1, 0.13)
+    network, images, origin = resnet20()
+    ours, batch_1, batch_64 = resnet_runs(network, images[: options.images], options.ticks)
+
+    measured = interleave(
+        {
+            **{f"limit {c}": work for c, (work, _) in limits.items()},
+            **{name: work for name, (work, _) in layers.items()},
+            "eventsnn": ours,
+            "torch 1": batch_1,
+        },
+        options.rounds,
+    )
+    measured |= interleave({"torch 64": batch_64}, 3)
+
+    rate = {c: adds / measured[f"limit {c}"] for c, (_, adds) in limits.items()}
+    floor = floor_seconds(network, images[: options.images], options.ticks, rate)
+    synops = int(run_once(network, images[: options.images], options.ticks).ledger.synops(kind="structural").sum())
+    seconds = measured["eventsnn"]
+    found: dict[str, Any] = {
+        "machine": {"processor": processor(), "python": platform.python_version(), "torch": torch.__version__},
+        "rounds": options.rounds,
+        "stream_limit_per_second": {str(c): r for c, r in rate.items()},
+        "layers": {
+            name: {"synops_per_second": n / measured[name], "of_limit": n / measured[name] / rate[limit_of(name, rate)]}
+            for name, (_, n) in layers.items()
+        },
+        "resnet20": {
+            "network": origin,
+            "ticks": options.ticks,
+            "ms_per_image": 1e3 * seconds / options.images,
+            "synops_per_image": synops / options.images,
+            "synops_per_second": synops / seconds,
+            "of_limit": floor / seconds,
+            "torch_batch_1_ms": 1e3 * measured["torch 1"],
+            "torch_batch_64_ms": 1e3 * measured["torch 64"] / 64,
+            "times_faster_than_batch_1": measured["torch 1"] / (seconds / options.images),
+            "times_faster_than_batch_64": measured["torch 64"] / 64 / (seconds / options.images),
+        },
+    }
+    show(found)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def interleave(works: dict[str, Callable[[], float | None]], rounds: int) -> dict[str, float]:
+    """Median seconds of every piece of work, one of each per round, after one that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for i in range(rounds + 1):
+        for name, work in works.items():
+            begin = time.perf_counter()
+            inner = work()
+            spent = time.perf_counter() - begin if inner is None else inner
+            if i:
+                times[name].append(spent)
+    return {name: float(np.median(t)) for name, t in times.items()}
+
+
+# ------------------------------------------------------------------------------------------------ limit and layers
+
+
+@njit(nogil=True)
+def _stream(accumulator, rows, row, length, repeats):
+    for _ in range(repeats):
+        at = 0
+        for first in range(len(rows) // length):
+            kernels_sync._add_rows(accumulator, at, rows, row, accumulator, first, first + 1, length, 0, length)
+            at += length
+            if at > accumulator.size - length:
+                at = 0
+
+
+def stream_limit(channels: int) -> tuple[Callable[[], None], int]:
+    """(work, additions) of one measurement for rows of 3 x `channels`."""
+    length = 3 * channels
+    rows = np.ones(65536, np.float32)
+    numbers = np.arange(65536 // length, dtype=np.int32)
+    accumulator = np.zeros(2048, np.float32)
+    return lambda: _stream(accumulator, rows, numbers, length, 50), 50 * (65536 // length) * length
+
+
+SIZES = ((16, 32), (32, 16), (64, 8))
+RATES = (0.03, 0.13)
+
+
+def layer(channels: int, size: int, rate: float) -> tuple[Callable[[], float], int]:
+    """(work, SynOps) of events through one connection into neurons that never fire."""
+    rng = np.random.default_rng(0)
+    if size == 1:
+        shape: tuple[int, ...] = (channels,)
+        op: Any = Dense(rng.normal(size=(channels, channels)))
+    else:
+        shape = (channels, size, size)
+        op = Conv(rng.normal(size=(channels, channels, 3, 3)), (1, 1), ((1, 1), (1, 1)), (1, 1))
+    network = Network(
+        populations=(
+            Population("input", shape, Input()),
+            Population("target", shape, IF(threshold=1e30)),
+            Population("out", shape, Integrator()),
+        ),
+        connections=(Connection("input", "target", op), Connection("target", "out", Identity())),
+        output="out",
+        encoding="events",
+        tick_seconds=1e-3,
+        ticks=40,
+    )
+    fired = rng.random((40, channels * size * size)) < rate
+    tick, neuron = np.nonzero(fired)
+    events = es.Events(tick * 1000, neuron, np.array([0, len(tick)]))
+    synops = int(es.simulate(network, events).ledger.synops("input->target").sum())
+    return lambda: es.simulate(network, events).seconds, synops
+
+
+def limit_of(name: str, rate: dict[int, float]) -> int:
+    """Which row length a layer is compared with."""
+    return next((c for c in rate if f" {c} channels" in name), max(rate))
+
+
+# -------------------------------------------------------------------------------------------------------- ResNet-20
+
+
+def resnet20() -> tuple[Network, np.ndarray, str]:
+    """(network, images (N, 3, 32, 32) as the first layer sees them, where they come from)."""
+    if CHECKPOINT.is_file():
+        import io
+
+        from PIL import Image
+
+        weights = import_torch.load_checkpoint(CHECKPOINT)
+        stored = np.load(DATA / "data" / "cifar10.npz")
+        blob, ends = stored["train_bytes"].tobytes(), stored["train_offsets"]
+        decoded = [Image.open(io.BytesIO(blob[a:b])).convert("RGB") for a, b in pairwise(ends[:321])]
+        images = np.stack([np.asarray(x) for x in decoded]).transpose(0, 3, 1, 2)
+        origin = CHECKPOINT.name
+    else:
+        torch.manual_seed(0)
+        weights = random_resnet20()
+        images = np.random.default_rng(0).integers(0, 256, (320, 3, 32, 32), np.uint8)
+        origin = "random weights, seed 0"
+    module = layouts.build("resnet20", weights)
+    example = np.zeros((1, 3, 32, 32), np.float32)
+    network = import_torch.from_torch(module, example, calibrate=images[:256], normalise="imagenet", ticks=4)
+    return network, images[256:], origin
+
+
+def random_resnet20() -> dict[str, torch.Tensor]:
+    """A state dict of the published layout with random weights."""
+    state: dict[str, torch.Tensor] = {}
+
+    def conv(name: str, norm: str, inputs: int, outputs: int) -> None:
+        state[f"{name}.weight"] = torch.randn(outputs, inputs, 3, 3) * (2 / (9 * inputs)) ** 0.5
+        state[f"{norm}.weight"], state[f"{norm}.bias"] = torch.ones(outputs), torch.zeros(outputs)
+        state[f"{norm}.running_mean"], state[f"{norm}.running_var"] = torch.zeros(outputs), torch.ones(outputs)
+
+    conv("conv1", "bn1", 3, 16)
+    inputs = 16
+    for stage, outputs in enumerate(CHANNELS, 1):
+        for block in range(3):
+            conv(f"layer{stage}.{block}.conv1", f"layer{stage}.{block}.bn1", inputs, outputs)
+            conv(f"layer{stage}.{block}.conv2", f"layer{stage}.{block}.bn2", outputs, outputs)
+            inputs = outputs
+    state["linear.weight"], state["linear.bias"] = torch.randn(10, 64) * 0.1, torch.zeros(10)
+    return state
+
+
+def run_once(network: Network, images: np.ndarray, ticks: int) -> es.Run:
+    return es.simulate(network, images, ticks=ticks, watchdog=es.Fixed())
+
+
+def resnet_runs(
+    network: Network, images: np.ndarray, ticks: int
+) -> tuple[Callable[[], float], Callable[[], None], Callable[[], None]]:
+    """Our run of all images, and PyTorch's of one image and of 64."""
+    step = stepper(network, ticks)
+    mean, std = (np.asarray(x, np.float32).reshape(-1, 1, 1) for x in (network.mean, network.std))
+    normalised = torch.from_numpy((images.astype(np.float32) / 255 - mean) / std)
+    many = normalised[torch.arange(64) % len(normalised)]
+    ours = np.asarray(run_once(network, images, ticks).outputs[:, -1])
+    theirs = step(normalised).numpy()
+    if np.mean(ours.argmax(1) == theirs.argmax(1)) < 0.8:
+        sys.exit("bench: PyTorch's stepper and the engine disagree; the comparison would be meaningless")
+
+    def stepped(batch: torch.Tensor) -> Callable[[], None]:
+        def work() -> None:
+            step(batch)
+
+        return work
+
+    return lambda: run_once(network, images, ticks).seconds, stepped(normalised[:1]), stepped(many)
+
+
+def stepper(network: Network, ticks: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The network stepped over time as one writes it in PyTorch, with the same weights; the first layer once."""
+    arriving: dict[str, list[Connection]] = {p.name: [] for p in network.populations}
+    for c in network.connections:
+        arriving[c.target].append(c)
+    depth = network.depths()
+    order = sorted((p for p in network.populations if p.name != network.input.name), key=lambda p: depth[p.name])
+    kernels = {
+        c.label: (torch.tensor(c.op.weight, dtype=torch.float32), torch.tensor(c.bias, dtype=torch.float32))
+        for c in network.connections
+        if isinstance(c.op, Conv | Dense) and c.bias is not None
+    }
+
+    def current(c: Connection, x: torch.Tensor) -> torch.Tensor:
+        if isinstance(c.op, Conv):
+            return F.conv2d(x, *kernels[c.label], stride=c.op.stride, padding=c.op.padding[0][0])
+        if isinstance(c.op, Dense):
+            return F.linear(x.mean((2, 3)), *kernels[c.label])
+        if c.before:
+            a, b = c.before[0].channels
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, a, b))
+        return x * float(c.op.weight)
+
+    @torch.inference_mode()
+    def run(images: torch.Tensor) -> torch.Tensor:
+        first = current(arriving[order[0].name][0], images)
+        membranes = {p.name: float(p.neuron.v0) if isinstance(p.neuron, IF) else 0.0 for p in order}
+        for _ in range(ticks):
+            spikes: dict[str, torch.Tensor] = {}
+            for p in order:
+                sources = arriving[p.name]
+                z = first if p is order[0] else sum(current(c, spikes[c.source]) for c in sources)
+                u = membranes[p.name] + z
+                if isinstance(p.neuron, IF):
+                    fired = (u >= float(p.neuron.threshold)).float()
+                    spikes[p.name] = fired
+                    u = u - fired * float(p.neuron.threshold)
+                membranes[p.name] = u
+        return membranes[network.output]
+
+    return run
+
+
+def floor_seconds(network: Network, images: np.ndarray, ticks: int, rate: dict[int, float]) -> float:
+    """What delivering the run's SynOps alone would take at the streaming limit of each layer's row length."""
+    ledger = run_once(network, images, ticks).ledger
+    total = 0.0
+    for c in network.connections:
+        if ledger.tap_class[c.label] == "ac":
+            channels = network[c.target].shape[0]
+            total += int(ledger.synops(c.label, "structural").sum()) / rate.get(channels, rate[CHANNELS[0]])
+    return total
+
+
+# ------------------------------------------------------------------------------------------------------------ show
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the figures."""
+    print(f"{found['machine']['processor']}, one core, median of {found['rounds']} interleaved rounds\n")
+    for channels, rate in found["stream_limit_per_second"].items():
+        print(f"stream limit, rows of 3 x {channels:>2}:  {rate / 1e9:6.2f} billion additions/s")
+    print()
+    for name, row in found["layers"].items():
+        print(f"{name:<42} {row['synops_per_second'] / 1e9:6.2f} billion SynOps/s, {row['of_limit']:.2f} of the limit")
+    row = found["resnet20"]
+    print(f"\nResNet-20 ({row['network']}), {row['ticks']} ticks, batch 1, the whole run:")
+    print(f"  {row['ms_per_image']:.2f} ms per image, {row['synops_per_image'] / 1e6:.1f} million SynOps")
+    print(f"  {row['synops_per_second'] / 1e9:.2f} billion SynOps/s, {row['of_limit']:.2f} of the streaming limit")
+    print(
+        f"  PyTorch, batch 1:  {row['torch_batch_1_ms']:.2f} ms per image, {row['times_faster_than_batch_1']:.1f} x ours"
+    )
+    print(
+        f"  PyTorch, batch 64: {row['torch_batch_64_ms']:.2f} ms per image, {row['times_faster_than_batch_64']:.1f} x ours"
+    )
+
+
+if __name__ == "__main__":
+    main()
