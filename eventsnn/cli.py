@@ -377,7 +377,7 @@ def verify(
     model: Annotated[str | None, typer.Option(help="as for convert; default: the one the file names")] = None,
     limit: Annotated[int, typer.Option(help="only the first N samples")] = 20,
     ticks: Annotated[int | None, typer.Option(help="ticks to compare; default: the network's")] = None,
-    dtype: Annotated[str, typer.Option(help="float32 or float64")] = "float64",
+    dtype: Annotated[str, typer.Option(help="float32, as the file's weights, or float64")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="print the comparison as JSON")] = False,
 ) -> None:
     """Compare a network file with its checkpoint in PyTorch, spike for spike."""

@@ -379,6 +379,23 @@ def _deliver_runs(plan, cells, c, graded, batch, g0, g1):
 
 
 @_compiled
+def _deliver_units(plan, cells, c, batch, g0, g1):
+    """Identity connections and pools for spikes that nothing can drop. Returns the additions made."""
+    con = plan.con[c]
+    register, weight = cells.register, plan.real
+    added = 0
+    for g in range(g0, g1):
+        place = con[C_POINTER] + batch.groups[g, G_POSITION]
+        first, last = batch.groups[g, G_FIRST], batch.groups[g + 1, G_FIRST]
+        for r in range(plan.whole[place], plan.whole[place + 1]):
+            start = con[C_REGISTER] + plan.runs[r, R_TARGET] * con[C_CHANNELS_OUT] + con[C_CHANNEL_SHIFT]
+            for event in range(first, last):
+                register[start + batch.channel[event]] += weight[con[C_WEIGHT] + batch.channel[event]]
+            added += last - first
+    return added
+
+
+@_compiled
 def _deliver_singly(plan, cells, c, graded, batch, g0, g1, tick):
     """Any connection, one unit at a time: identity, pools, synapse lists, differing coefficients, refractory targets.
 
@@ -426,9 +443,13 @@ def _deliver_singly(plan, cells, c, graded, batch, g0, g1, tick):
 def _deliver(plan, cells, c, graded, batch, g0, g1, tick):
     """Apply a batch to the target's register. Returns (added, dropped)."""
     con = plan.con[c]
-    if con[C_OP] != OP_RUNS or con[C_CAREFUL] or con[C_COEFFICIENT] >= 0:
+    if con[C_CAREFUL] or con[C_COEFFICIENT] >= 0 or con[C_OP] == OP_SPARSE:
         return _deliver_singly(plan, cells, c, graded, batch, g0, g1, tick)
-    return _deliver_runs(plan, cells, c, graded, batch, g0, g1), 0
+    if con[C_OP] == OP_RUNS:
+        return _deliver_runs(plan, cells, c, graded, batch, g0, g1), 0
+    if graded or con[C_TOUCH]:
+        return _deliver_singly(plan, cells, c, graded, batch, g0, g1, tick)
+    return _deliver_units(plan, cells, c, batch, g0, g1), 0
 
 
 @_compiled
@@ -886,9 +907,13 @@ def _begin(plan, state, feed):
         v[:] = 0
         if pop[P_KIND] in (KIND_FAST, KIND_GENERAL):
             ready = False
-            for i in range(pop[P_SIZE]):
-                v[i] = plan.real[pop[Q_V0] + pop[Q_V0 + 1] * i]
-                ready |= v[i] >= plan.real[pop[Q_FIRE] + pop[Q_FIRE + 1] * i]
+            if pop[Q_V0 + 1] == 0 and pop[Q_FIRE + 1] == 0:
+                v[:] = plan.real[pop[Q_V0]]
+                ready = v[0] >= plan.real[pop[Q_FIRE]]
+            else:
+                for i in range(pop[P_SIZE]):
+                    v[i] = plan.real[pop[Q_V0] + pop[Q_V0 + 1] * i]
+                    ready |= v[i] >= plan.real[pop[Q_FIRE] + pop[Q_FIRE + 1] * i]
             if ready:
                 _push_turn(queue, 0, pop[P_RANK], p, 0)
         if pop[P_DRIVEN]:
