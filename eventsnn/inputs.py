@@ -234,8 +234,8 @@ def _unit_interval(image: np.ndarray, code: str) -> np.ndarray:
 def event_ticks(events: Events, sample: int, tick_us: float) -> TickEvents:
     """One sample of `events` in ticks of `tick_us` microseconds: tick = floor(t / tick_us).
 
-    A length within a millionth of a whole number of microseconds is that number: 0.000249 s is 249 us, although
-    0.000249 * 1e6 is 248.99999999999997 in floating point.
+    A length within a millionth of a whole number of microseconds is that number: 0.000123 s is 123 us, although
+    0.000123 * 1e6 is 123.00000000000001 in floating point.
     """
     if not (math.isfinite(tick_us) and tick_us > 0):
         raise ValueError(f"a tick of {tick_us} us: wanted a positive length")

@@ -1,0 +1,564 @@
+"""Samples from files: images and labels, address events, CIFAR folders, N-MNIST recordings.
+
+Everything here treats a file as something a stranger sent: pickled objects are never loaded (CIFAR's python batches go
+through an unpickler that knows arrays, containers and numbers), links inside HDF5 files are not followed, and what is
+wrong is said in one sentence, with the file, the position and the value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import pickle
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eventsnn.inputs import Events, arrange_images, check_offsets, check_times, place
+from eventsnn.network import Network
+
+EVENT_FIELDS = ("t", "x", "y", "p", "offsets", "labels")
+CIFAR_TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
+SENSOR = ("sensor_height", "sensor_width", "n_channels")
+N_MNIST = {"sensor_height": 34, "sensor_width": 34}
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What a file held, checked against a network.
+
+    inputs: images (N, *input shape), channels first, uint8 or floats as in the file; or `Events`. labels: (N,) int64 or
+    None. name: of the file or folder. sha256: of the file's bytes; of a folder, the hash of what `sha256sum` prints
+    for the files that were read, sorted by their names inside the folder.
+    """
+
+    inputs: np.ndarray | Events
+    labels: np.ndarray | None
+    name: str
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def first(self, samples: int) -> Samples:
+        """The first `samples` samples, as views."""
+        inputs = self.inputs.first(samples) if isinstance(self.inputs, Events) else self.inputs[:samples]
+        return replace(self, inputs=inputs, labels=None if self.labels is None else self.labels[:samples])
+
+
+def read_input(
+    path: str | Path, network: Network, *, keys: str | None = None, layout: str | None = None, limit: int | None = None
+) -> Samples:
+    """The samples of a file or folder, arranged for `network`.
+
+    Understood are:
+
+    - `.npz`, `.h5`, `.hdf5` with `images` and `labels`, or with the events `t x y p offsets labels`: t in microseconds,
+      x, y, p one entry for each event, sample i is `[offsets[i]:offsets[i + 1]]`. An event goes to channel p, row y,
+      column x; without `y` the address is one-dimensional. Attributes `sensor_height`, `sensor_width` or `n_channels`,
+      where present, must agree with the network; `.npy` with images;
+    - N-MNIST: a `.bin` file, a folder of them, or a folder with a folder of them for each class, 0 to 9 (read in the
+      order of the files' names, so that the first samples are not all of one class);
+    - CIFAR-10 and CIFAR-100 folders or single batches, the binary or the python version; the test split unless keys is
+      "train".
+
+    keys: names that differ from these, "x_test,y_test" for images and labels (one name: no labels), or six for events,
+    "t,x,y,p,offsets,labels", a "-" for what there is none of ("t,x,y,-,offsets,labels" merges the polarities). An entry
+    NAME=VALUE keeps the samples whose entry in the array NAME is VALUE: "split=1", "images,labels,speaker=3".
+    layout: see `arrange_images`. limit: keep that many samples, the first ones.
+
+    Raises ValueError, one sentence naming the file, when it is absent, truncated or not understood, when an array is
+    missing, when shapes, labels or events do not fit the network.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"input {path} does not exist")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}, wanted 1 or more samples")
+    try:
+        samples = _reader(path)(path, network, keys, layout)
+        _check_labels(samples, network)
+    except OSError as error:
+        raise ValueError(f"input {path} cannot be read: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"input {path}: {error}") from None
+    return samples if limit is None else samples.first(limit)
+
+
+Reader = Callable[[Path, Network, str | None, str | None], Samples]
+
+
+def _reader(path: Path) -> Reader:
+    if path.is_dir():
+        return _read_folder
+    if _cifar_kind(path):
+        return _read_cifar
+    readers: dict[str, Reader] = {
+        ".npz": _read_arrays,
+        ".h5": _read_arrays,
+        ".hdf5": _read_arrays,
+        ".npy": _read_npy,
+        ".bin": _read_nmnist,
+    }
+    if path.suffix not in readers:
+        raise ValueError(
+            f"{path.suffix or 'a file without a suffix'} is not understood; wanted .npz, .npy, .h5, an N-MNIST .bin or "
+            "a CIFAR batch"
+        )
+    return readers[path.suffix]
+
+
+def _read_folder(path: Path, network: Network, keys: str | None, layout: str | None) -> Samples:
+    if any(_cifar_kind(file) for file in path.iterdir()):
+        return _read_cifar(path, network, keys, layout)
+    return _read_nmnist(path, network, keys, layout)
+
+
+def _check_labels(samples: Samples, network: Network) -> None:
+    if not len(samples):
+        raise ValueError("it holds no samples")
+    labels = samples.labels
+    if labels is None:
+        return
+    if len(labels) != len(samples):
+        raise ValueError(f"{len(labels)} labels for {len(samples)} samples, wanted one for each")
+    classes = network[network.output].size
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if wrong.size:
+        raise ValueError(
+            f"the label of sample {wrong[0]} is {labels[wrong[0]]}, wanted 0 to {classes - 1} "
+            f"(the network has {classes} output units)"
+        )
+
+
+def _as_labels(labels: np.ndarray) -> np.ndarray:
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"labels have shape {labels.shape} and dtype {labels.dtype}, wanted one whole number for each sample"
+        )
+    return labels.astype(np.int64)
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _folder_hash(files: Iterable[Path], folder: Path) -> str:
+    names = sorted((file.relative_to(folder).as_posix(), file) for file in files)
+    listing = "".join(f"{_file_hash(file)}  {name}\n" for name, file in names)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+# --------------------------------------------------------------------------------------------------- named arrays
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open file of named arrays: their names, the numbers that describe a sensor, and how to read an array."""
+
+    names: tuple[str, ...]
+    sensor: Mapping[str, int]
+    fetch: Callable[[str, slice], np.ndarray]
+
+    def read(self, name: str, part: slice = slice(None)) -> np.ndarray:
+        """The array of that name, or a part of its rows; raises ValueError when it is absent, damaged or no numbers."""
+        return self.fetch(name, part)
+
+
+def _read_arrays(path: Path, network: Network, keys: str | None, layout: str | None) -> Samples:
+    names, wanted = _parse_keys(keys)
+    with open_arrays(path) as store:
+        names = names or _default_names(store, network)
+        inputs: np.ndarray | Events
+        if len(names) == len(EVENT_FIELDS):
+            _wants(network, "events")
+            columns = {f: store.read(n) for f, n in zip(EVENT_FIELDS, names, strict=True) if n != "-"}
+            inputs, labels = _address_events(columns, network, store.sensor), columns.get("labels")
+        else:
+            _wants(network, "images")
+            inputs = arrange_images(store.read(names[0]), network, layout)
+            labels = store.read(names[1]) if len(names) > 1 and names[1] != "-" else None
+        chosen = _chosen(store, wanted, len(inputs))
+    if labels is not None:
+        labels = _as_labels(labels)
+        if len(labels) != len(inputs):
+            raise ValueError(f"{len(labels)} labels for {len(inputs)} samples, wanted one for each")
+    if chosen is not None:
+        inputs = _select_events(inputs, chosen) if isinstance(inputs, Events) else inputs[chosen]
+        labels = None if labels is None else labels[chosen]
+    return Samples(inputs, labels, path.name, _file_hash(path))
+
+
+def _read_npy(path: Path, network: Network, keys: str | None, layout: str | None) -> Samples:
+    if keys is not None:
+        raise ValueError(f"a .npy file holds one array without a name, so keys {keys!r} cannot apply; leave them out")
+    _wants(network, "images")
+    with path.open("rb") as stream, _damage("it"):
+        images = np.load(stream, allow_pickle=False)
+    if not isinstance(images, np.ndarray):
+        raise ValueError("it is an .npz file by its content; rename it")
+    return Samples(arrange_images(images, network, layout), None, path.name, _file_hash(path))
+
+
+def _parse_keys(keys: str | None) -> tuple[tuple[str, ...], dict[str, float]]:
+    """Names of arrays, and what NAME=VALUE asks for."""
+    names, wanted = [], {}
+    for part in keys.split(",") if keys is not None else ():
+        name, equals, value = part.strip().partition("=")
+        if equals:
+            try:
+                wanted[name] = float(value)
+            except ValueError:
+                raise ValueError(f"keys: {part.strip()!r} is not NAME=NUMBER") from None
+        else:
+            names.append(name)
+    if len(names) not in (0, 1, 2, len(EVENT_FIELDS)) or "" in names or names[:1] == ["-"]:
+        raise ValueError(
+            f"keys are {keys!r}, wanted one or two names (images,labels) or six (t,x,y,p,offsets,labels; '-' for what "
+            "there is none of)"
+        )
+    return tuple(names), wanted
+
+
+def _default_names(store: Store, network: Network) -> tuple[str, ...]:
+    has_events = {"t", "x", "offsets"} <= set(store.names)
+    if has_events and (network.encoding == "events" or "images" not in store.names):
+        return tuple(name if name in store.names else "-" for name in EVENT_FIELDS)
+    if "images" in store.names:
+        return ("images", "labels" if "labels" in store.names else "-")
+    raise ValueError(
+        f"it holds {_listing(store.names)}, wanted images and labels, or events t, x, y, p, offsets, labels; "
+        "say what they are called with --keys"
+    )
+
+
+def _wants(network: Network, found: str) -> None:
+    wanted = "events" if network.encoding == "events" else "images"
+    if found != wanted:
+        raise ValueError(f"it holds {found}, but the network takes {wanted} (encoding {network.encoding!r})")
+
+
+def _chosen(store: Store, wanted: Mapping[str, float], samples: int) -> np.ndarray | None:
+    """Positions of the samples that NAME=VALUE asks for; None for all."""
+    if not wanted:
+        return None
+    mask = np.ones(samples, bool)
+    for name, value in wanted.items():
+        entries = store.read(name)
+        if entries.shape != (samples,):
+            raise ValueError(
+                f"array {name!r} has shape {entries.shape}, wanted one entry for each of {samples} samples"
+            )
+        mask &= entries == value
+    if not mask.any():
+        raise ValueError(f"no sample has {' and '.join(f'{n} = {v:g}' for n, v in wanted.items())}")
+    return np.flatnonzero(mask)
+
+
+def _select_events(events: Events, samples: np.ndarray) -> Events:
+    lengths = np.diff(events.offsets)[samples]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    where = np.arange(offsets[-1]) + np.repeat(events.offsets[samples] - offsets[:-1], lengths)
+    return Events(events.t[where], events.neuron[where], offsets)
+
+
+def _listing(names: Iterable[str]) -> str:
+    names = list(names)
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return shown or "nothing"
+
+
+@contextmanager
+def _damage(what: str) -> Iterator[None]:
+    """Turns what NumPy, zipfile and h5py say about damaged files into one sentence."""
+    try:
+        yield
+    except (OSError, EOFError, KeyError, RuntimeError, ValueError, MemoryError, NotImplementedError) as error:
+        reason = str(error)
+    except (zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError) as error:
+        reason = str(error)
+    else:
+        return
+    if "allow_pickle" in reason:
+        raise ValueError(f"{what} holds python objects, wanted plain numbers; they are never loaded")
+    raise ValueError(f"{what} cannot be read, the file may be truncated or of another kind ({reason.splitlines()[0]})")
+
+
+@contextmanager
+def open_arrays(path: Path) -> Iterator[Store]:
+    """A `.npz` file, or else an HDF5 file, as a `Store`; closed at the end of the `with`."""
+    if path.suffix == ".npz":
+        with path.open("rb") as stream:  # np.load leaves the file open when the archive is damaged
+            with _damage("it"):
+                archive = np.load(stream, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise ValueError("it is an .npy file by its content; rename it")
+            yield Store(tuple(archive.files), _npz_sensor(archive), lambda name, part: _member(archive, name, part))
+    else:
+        import h5py
+
+        with _damage("it"):
+            file = h5py.File(path, "r")
+        with file:
+            with _damage("its list of attributes"):
+                attributes = dict(file.attrs)
+            sensor = {k: int(v) for k, v in attributes.items() if k in SENSOR and isinstance(v, int | np.integer)}
+            unit = attributes.get("t_unit", "us")
+            if unit not in ("us", b"us"):
+                raise ValueError(f"its attribute t_unit is {unit!r}, wanted 'us' (microseconds)")
+            yield Store(tuple(file), sensor, lambda name, part: _dataset(file, name, part))
+
+
+def _member(archive: Any, name: str, part: slice = slice(None)) -> np.ndarray:
+    if name not in archive.files:
+        raise ValueError(f"it has no array {name!r}; it holds {_listing(archive.files)}")
+    with _damage(f"array {name!r}"):
+        array = archive[name]
+    return array[part] if array.ndim else array
+
+
+def _npz_sensor(archive: Any) -> dict[str, int]:
+    found = {name: _member(archive, name) for name in SENSOR if name in archive.files}
+    return {name: int(value) for name, value in found.items() if value.ndim == 0 and value.dtype.kind in "iu"}
+
+
+def _dataset(file: Any, name: str, part: slice) -> np.ndarray:
+    import h5py
+
+    parts = [part for part in name.split("/") if part]
+    for end in range(1, len(parts) + 1):
+        with _damage(f"dataset {name!r}"):
+            link = file.get("/".join(parts[:end]), getlink=True)
+        if link is None:
+            raise ValueError(f"it has no dataset {name!r}; it holds {_listing(file)}")
+        if not isinstance(link, h5py.HardLink):
+            raise ValueError(f"dataset {name!r} is a link to another place or file; links are not followed")
+    with _damage(f"dataset {name!r}"):
+        dataset = file["/".join(parts)]
+    if not isinstance(dataset, h5py.Dataset):
+        raise ValueError(f"{name!r} is a group, wanted a dataset")
+    if dataset.external or dataset.is_virtual:
+        raise ValueError(f"dataset {name!r} keeps its data in other files; these are not followed")
+    if dataset.dtype.kind not in "biuf":
+        raise ValueError(f"dataset {name!r} has dtype {dataset.dtype}, wanted numbers")
+    # gzip shrinks at most 1032 times; what declares more than that was never stored and would only fill the memory
+    if dataset.nbytes > 2**28 and dataset.nbytes > 1032 * dataset.id.get_storage_size():
+        raise ValueError(f"dataset {name!r} declares {dataset.nbytes} bytes that the file does not hold")
+    with _damage(f"dataset {name!r}"):
+        return dataset[part] if dataset.ndim else dataset[()]
+
+
+# --------------------------------------------------------------------------------------------------------- events
+
+
+def _address_events(columns: Mapping[str, np.ndarray], network: Network, sensor: Mapping[str, int]) -> Events:
+    """Events from columns t, x, offsets and, where there are any, y and p."""
+    columns = {name: _whole(name, column) for name, column in columns.items() if name != "labels"}
+    t, offsets = columns["t"], columns["offsets"]
+    for name in ("x", "y", "p"):
+        if name in columns and len(columns[name]) != len(t):
+            raise ValueError(f"{len(columns[name])} entries of {name} for {len(t)} times, wanted one for each event")
+    check_offsets(offsets, len(t))
+    grid = _grid(network.input.shape, sensor, has_y="y" in columns, has_p="p" in columns)
+    neuron = np.zeros(len(t), np.int64)
+    for name, size in zip(("p", "y", "x"), grid, strict=True):
+        if name in columns:
+            wrong = np.flatnonzero((columns[name] < 0) | (columns[name] >= size))
+            if wrong.size:
+                i = int(wrong[0])
+                raise ValueError(
+                    f"{name} of {place(offsets, i)} is {columns[name][i]}, wanted 0 to {size - 1} "
+                    f"(the network's input is {network.input.shape})"
+                    + ("; a '-' in place of p among --keys merges the polarities" if name == "p" else "")
+                )
+            neuron = neuron * size + columns[name]
+    check_times(t, offsets)
+    return Events(t, neuron, offsets)
+
+
+def _whole(name: str, column: np.ndarray) -> np.ndarray:
+    if column.ndim != 1 or column.dtype.kind not in "biu":
+        unit = " of microseconds" if name == "t" else ""
+        raise ValueError(
+            f"{name} has shape {column.shape} and dtype {column.dtype}, wanted one row of whole numbers{unit}"
+        )
+    return column.astype(np.int64)
+
+
+def _grid(shape: tuple[int, ...], sensor: Mapping[str, int], *, has_y: bool, has_p: bool) -> tuple[int, int, int]:
+    """(polarities, rows, columns) of the addresses, by the network's input shape and what is known of the sensor."""
+    height = sensor.get("sensor_height")
+    width = sensor.get("sensor_width", sensor.get("n_channels"))
+    if len(shape) != 1 and has_y != (len(shape) == 3):
+        what = "two-dimensional addresses (x, y)" if has_y else "one-dimensional addresses (x without y)"
+        raise ValueError(f"its events have {what}, they do not fit the network's input {shape}")
+    if len(shape) == 3:
+        grid = (shape[0], shape[1], shape[2])
+    elif len(shape) == 2:
+        grid = (shape[0], 1, shape[1])
+    else:  # a vector: polarity, row, column, as a flattened (C, H, W)
+        rows = height if has_y else 1
+        columns = width if has_y or width else shape[0] // (2 if has_p else 1)
+        if not rows or not columns:
+            raise ValueError(
+                f"the network's input is a vector {shape} and the sensor's size is not stated; "
+                "add sensor_height and sensor_width"
+            )
+        grid = (shape[0] // (rows * columns), rows, columns)
+    fits = math.prod(grid) == math.prod(shape) and (not has_y or height in (None, grid[1])) and width in (None, grid[2])
+    if not fits:
+        size = f"{height} x {width}" if has_y else f"{width} channels"
+        raise ValueError(f"its events come from a sensor of {size}, they do not fit the network's input {shape}")
+    if not has_p and grid[0] != 1:
+        raise ValueError(f"its events have no polarity p, the network's input {shape} has {grid[0]} channels")
+    return grid
+
+
+# -------------------------------------------------------------------------------------------------------- N-MNIST
+
+
+def _read_nmnist(path: Path, network: Network, keys: str | None, layout: str | None) -> Samples:
+    if keys is not None:
+        raise ValueError(f"N-MNIST files hold no named arrays, so keys {keys!r} cannot apply; leave them out")
+    _wants(network, "events")
+    files = [path] if path.is_file() else _recordings(path)
+    in_classes = files[0].parent.parent == path
+    labels = np.array([int(file.parent.name) for file in files], np.int64) if in_classes else None
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("t", "x", "y", "p")}
+    for file in files:
+        raw = np.fromfile(file, np.uint8)
+        if raw.size == 0 or raw.size % 5:
+            raise ValueError(f"{file.name} has {raw.size} bytes, wanted 5 for each event; it may be truncated")
+        x, y, high, middle, low = raw.reshape(-1, 5).T.astype(np.int64)
+        for name, values in (("x", x), ("y", y), ("p", high >> 7), ("t", (high & 127) << 16 | middle << 8 | low)):
+            columns[name].append(values)
+    offsets = np.cumsum([0, *(len(t) for t in columns["t"])])
+    flat = {name: np.concatenate(parts) for name, parts in columns.items()}
+    events = _address_events({**flat, "offsets": offsets}, network, N_MNIST)
+    sha256 = _file_hash(path) if path.is_file() else _folder_hash(files, path)
+    return Samples(events, labels, path.name, sha256)
+
+
+def _recordings(folder: Path) -> list[Path]:
+    """The .bin files of a folder, or of its class folders 0 to 9, ordered by their own names."""
+    classes = [sub for sub in folder.iterdir() if sub.is_dir() and sub.name in "0123456789" and len(sub.name) == 1]
+    files = [file for sub in classes or [folder] for file in sub.iterdir() if file.suffix == ".bin"]
+    if not files:
+        raise ValueError(
+            f"the folder holds {_listing(sorted(sub.name for sub in folder.iterdir()))}, wanted .bin recordings, class "
+            "folders 0 to 9 of them, or CIFAR batches"
+        )
+    return sorted(files, key=lambda file: (file.name, file.parent.name))
+
+
+# ---------------------------------------------------------------------------------------------------------- CIFAR
+
+
+def _cifar_kind(path: Path) -> str | None:
+    """ "binary" or "python" for a file named as the batches of CIFAR-10 and CIFAR-100 are, else None."""
+    if path.stem in (*CIFAR_TRAIN, "test_batch", "train", "test") and path.suffix in ("", ".bin") and path.is_file():
+        return "binary" if path.suffix == ".bin" else "python"
+    return None
+
+
+def _read_cifar(path: Path, network: Network, keys: str | None, layout: str | None) -> Samples:
+    _wants(network, "images")
+    if path.is_file():
+        if keys is not None:
+            raise ValueError(f"a CIFAR batch has no named arrays, so keys {keys!r} cannot apply; leave them out")
+        files, sha256 = [path], _file_hash(path)
+    else:
+        files = _batches(path, keys)
+        sha256 = _folder_hash(files, path)
+    batches = [_binary_batch(f) if _cifar_kind(f) == "binary" else _python_batch(f) for f in files]
+    images = np.concatenate([images for images, _ in batches])
+    labels = np.concatenate([labels for _, labels in batches])
+    return Samples(arrange_images(images, network, "chw"), labels, path.name, sha256)
+
+
+def _batches(folder: Path, split: str | None) -> list[Path]:
+    if split not in (None, "test", "train"):
+        raise ValueError(f"keys of a CIFAR folder are {split!r}, wanted 'test' or 'train'")
+    found = sorted(file for file in folder.iterdir() if _cifar_kind(file))
+    kind = "binary" if any(_cifar_kind(file) == "binary" for file in found) else "python"
+    parts: dict[str, list[Path]] = {"test": [], "train": []}
+    for file in found:
+        if _cifar_kind(file) == kind:
+            parts["test" if file.stem.startswith("test") else "train"].append(file)
+    chosen = parts[split] if split else parts["test"] or parts["train"]
+    if not chosen:
+        raise ValueError(f"the folder holds {_listing(file.name for file in found)}, nothing of the {split} split")
+    return chosen
+
+
+def _binary_batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Records of one label (CIFAR-10) or a coarse and a fine one (CIFAR-100), then 3 x 32 x 32 bytes."""
+    label_bytes = 2 if file.stem in ("train", "test") else 1
+    raw = np.fromfile(file, np.uint8)
+    record = label_bytes + 3072
+    if raw.size == 0 or raw.size % record:
+        raise ValueError(f"{file.name} has {raw.size} bytes, wanted {record} for each image; it may be truncated")
+    rows = raw.reshape(-1, record)
+    return rows[:, label_bytes:].reshape(-1, 3, 32, 32), rows[:, label_bytes - 1].astype(np.int64)
+
+
+def _python_batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with file.open("rb") as stream:
+            batch = _ArraysOnly(stream, encoding="bytes").load()
+    except OSError:
+        raise
+    except _Refused as error:
+        raise ValueError(f"{file.name} asks for {error}, which is no array, container or number; refused") from None
+    except Exception as error:  # a damaged pickle can raise anything
+        raise ValueError(f"{file.name} is no CIFAR batch, or is truncated ({error})") from None
+    named = (
+        {k.decode("latin1") if isinstance(k, bytes) else k: v for k, v in batch.items()}
+        if isinstance(batch, dict)
+        else {}
+    )
+    images, labels = named.get("data"), named.get("fine_labels", named.get("labels"))
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != 3072:
+        raise ValueError(f"{file.name} has no uint8 array `data` of shape (images, 3072)")
+    if not isinstance(labels, list) or len(labels) != len(images) or not all(type(label) is int for label in labels):
+        raise ValueError(f"{file.name} has no list of {len(images)} whole numbers as labels")
+    return images.reshape(-1, 3, 32, 32), np.array(labels, np.int64)
+
+
+class _Refused(Exception):
+    """A pickle named something that is not admitted."""
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """An unpickler that can build NumPy arrays, containers and numbers, and knows no other name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The admitted object of that name; raises `_Refused` for every other."""
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return np.zeros(0).__reduce__()[0]
+        if (module, name) in ADMITTED:
+            return ADMITTED[module, name]
+        raise _Refused(f"{module}.{name}")
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """How Python 3 spells bytes in an old pickle: `_codecs.encode`, for this one encoding."""
+    if encoding != "latin1":
+        raise _Refused(f"the encoding {encoding}")
+    return text.encode("latin1")
+
+
+ADMITTED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): _latin1,
+    **{("builtins", kind.__name__): kind for kind in (list, dict, set, bytes, int, float, complex, bool)},
+}
