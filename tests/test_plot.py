@@ -1,0 +1,288 @@
+"""Figures: what is drawn is what was recorded, the stop stands where it happened, and large layers stay readable."""
+
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import small
+from matplotlib.collections import PolyCollection
+
+from eventsnn import plot, report, runs
+from eventsnn.inputs import Events
+from eventsnn.network import Connection, Dense, Flatten, Network, Population
+from eventsnn.neurons import IF, Input
+from eventsnn.simulation import simulate
+from eventsnn.watchdog import Fixed, SpikeGap, StopReason, TopKGap
+
+
+@pytest.fixture(scope="module")
+def run():
+    return small.run()
+
+
+def texts(figure):
+    found = [t.get_text() for t in figure.texts]
+    for axes in figure.axes:
+        found += [t.get_text() for t in axes.texts]
+    return [t.strip() for t in found if t.strip()]
+
+
+def cells(axes):
+    """Corners of every drawn event, (n, 4, 2)."""
+    drawn = [c for c in axes.collections if type(c) is PolyCollection and c.get_zorder() == 3]
+    return np.concatenate([np.stack([p.vertices[:4] for p in c.get_paths()]) for c in drawn if c.get_paths()])
+
+
+def stop_lines(figure):
+    """x of the red line in every axes."""
+    return [line.get_xdata()[0] for axes in figure.axes for line in axes.lines if line.get_color() == plot.STOP]
+
+
+def pick(run, stopped):
+    """A sample that was, or was not, stopped before the horizon."""
+    return int(np.flatnonzero((run.stop_time < run.ticks) == stopped)[0])
+
+
+def test_the_raster_says_what_happened(run):
+    """Decision, truth, moment and reason of the stop, and the counts of every layer, in words."""
+    sample = pick(run, True)
+    words = texts(plot.raster(run, sample))
+    stop, answer = int(run.stop_time[sample]), small.CLASSES[run.predictions[sample]]
+    title = next(t for t in words if t.startswith("Sample"))
+    assert title.startswith(f"Sample {sample}: “{answer}” after {stop} of 12 ticks")
+    right = run.predictions[sample] == run.labels[sample]
+    assert ("right" in title) == right
+    assert ("wrong: it is" in title) == (not right)
+    assert any(StopReason.SPIKE_GAP.sentence in t and "spike-gap:2" in t for t in words)
+    assert f"stop after {stop} ticks" in words
+    assert f"not run\n{12 - stop} ticks" in words
+    for name in ("input", "conv", "sum", "rest", "output"):
+        assert name in words
+    mine = run.events[run.events["sample"] == sample]
+    for index, name, noun in ((1, "conv", "spike"), (2, "sum", "event"), (3, "rest", "spike")):
+        count = int(np.sum(mine["population"] == index))
+        assert count == int(run.ledger.spikes(name)[sample])
+        assert any(f"{count:,} {noun}" in t and "90 neurons" in t for t in words)
+    for unit, name in enumerate(small.CLASSES):
+        assert name in words
+        count = int(run.outputs[sample, stop - 1, unit])
+        assert any(t.startswith(f"{count} spike") for t in words)
+    assert any(t.endswith("(decided, true)") or t.endswith("(decided)") for t in words)
+
+
+def test_every_event_of_small_layers_is_drawn_in_its_tick(run):
+    """One bar for each event, inside its slot, none behind the stop line."""
+    sample = pick(run, True)
+    figure = plot.raster(run, sample)
+    mine = run.events[run.events["sample"] == sample]
+    drawn = cells(figure.axes[0])
+    assert len(drawn) == len(mine)
+    assert np.array_equal(np.sort(np.floor(drawn[:, 0, 0])), np.sort(mine["time"]).astype(float))
+    assert drawn[:, :, 0].max() < run.stop_time[sample]
+    assert stop_lines(figure) == [run.stop_time[sample]] * 2
+    assert figure.axes[0].get_xlim() == (0, 12)
+
+
+def test_rows_of_a_layer_follow_the_neuron_number(run):
+    """Neuron 0 on top: the vertical order of a tick's bars is the order of the neurons."""
+    sample = pick(run, True)
+    figure = plot.raster(run, sample)
+    drawn = cells(figure.axes[0])
+    mine = run.events[(run.events["sample"] == sample) & (run.events["population"] == 1)]
+    conv = drawn[: len(mine)]  # conv is drawn first: the image has no events
+    order = np.argsort(conv[:, 0, 1], kind="stable")
+    assert np.array_equal(np.argsort(mine["neuron"], kind="stable"), order)
+
+
+def test_a_run_to_the_horizon_shows_nothing_left_out(run):
+    """No grey region, and the line says horizon."""
+    sample = pick(run, False)
+    words = texts(plot.raster(run, sample))
+    assert "horizon, 12 ticks" in words
+    assert not any(t.startswith("not run") for t in words)
+    assert not any("behind the red line" in t for t in words)
+
+
+@pytest.mark.parametrize("sample", [0, 3])
+def test_folder_run_and_record_give_the_same_picture(run, tmp_path, sample):
+    """The plot commands and the Python door must agree."""
+    facts = report.Facts()
+    folder = runs.open_folder(tmp_path / "run", "x")
+    runs.write(run, folder, facts)
+    from_folder, from_run = plot.raster(folder, sample), plot.raster(run, sample)
+    from_record = plot.raster(runs.describe(run, facts), sample)
+    assert texts(from_folder) == texts(from_run) == texts(from_record)
+    assert np.array_equal(cells(from_folder.axes[0]), cells(from_run.axes[0]))
+    shifted = plot.raster(runs.describe(run, facts, first=50), sample + 50)
+    assert [t.replace(f"Sample {sample + 50}:", f"Sample {sample}:") for t in texts(shifted)] == texts(from_run)
+
+
+def test_summed_logits_have_curves_and_no_spikes():
+    """A readout without spikes is drawn as its running logits."""
+    run = small.run("sum", TopKGap(2.0), record="spikes")
+    sample = pick(run, True)
+    figure = plot.raster(run, sample)
+    words = texts(figure)
+    assert "summed logits so far" in words
+    assert "output layer" not in "".join(words)
+    stop = int(run.stop_time[sample])
+    levels = [patch.get_data().values for patch in figure.axes[1].patches]
+    for unit in range(3):
+        assert any(np.array_equal(level, run.outputs[sample, :stop, unit]) for level in levels)
+
+
+def wide_network(classes=100):
+    """3,000 event inputs onto 5,000 neurons onto many classes."""
+    rng = np.random.default_rng(4)
+    return Network(
+        populations=(
+            Population("input", (3, 20, 50), Input()),
+            Population("wide", (5000,), IF()),
+            Population("out", (classes,), IF()),
+        ),
+        connections=(
+            Connection("input", "wide", Dense(rng.normal(0.02, 0.1, (5000, 3000))), before=(Flatten(),)),
+            Connection("wide", "out", Dense(rng.normal(0.002, 0.02, (classes, 5000)))),
+        ),
+        output="out",
+        encoding="events",
+        ticks=200,
+        tick_seconds=1e-3,
+    )
+
+
+@pytest.fixture(scope="module")
+def wide():
+    rng = np.random.default_rng(5)
+    t = np.sort(rng.integers(0, 200_000, 4000))
+    events = Events(t, rng.integers(0, 3000, 4000), np.array([0, 4000]))
+    return simulate(wide_network(), events, np.array([42]), watchdog=Fixed(), record="potentials")
+
+
+def test_thousands_of_neurons_are_thinned_and_told_so(wide):
+    """A picture of 8,000 neurons must stay quick and readable, and say that it leaves neurons out."""
+    figure = plot.raster(wide, 0, rows=60)
+    words = texts(figure)
+    assert sum("60 neurons drawn, evenly chosen" in t for t in words) == 2
+    assert any("5,000 neurons" in t for t in words)
+    assert any(f"{int(wide.ledger.spikes('wide')[0]):,} spikes" in t for t in words)  # all of them are counted
+    kept = set(np.arange(60) * 5000 // 60)
+    shown = sum(int(n) in kept for n in wide.events["neuron"][wide.events["population"] == 1])
+    sensor = set(np.arange(60) * 3000 // 60)
+    shown += sum(int(n) in sensor for n in wide.events["neuron"][wide.events["population"] == 0])
+    leading = [t for t in words if t.isdigit()]
+    assert len(leading) == 12  # of 100 classes: those that lead, with the true one
+    assert "42" in leading
+    units = [int(t) for t in leading]
+    shown += int(np.isin(wide.events["neuron"][wide.events["population"] == 2], units).sum())
+    assert len(cells(figure.axes[0])) == shown
+    assert figure.axes[1].get_xlabel() == "time in ticks, 1 ms each"
+    height = figure.get_size_inches()[1]
+    assert 4 < height < 12
+
+
+def test_bands_do_not_overlap_and_labels_stay_in_the_figure(run):
+    """Text that runs out of the picture, or over the raster, explains nothing."""
+    figure = plot.raster(run, pick(run, True))
+    figure.canvas.draw()
+    width, height = figure.get_size_inches() * figure.dpi
+    left_edge = plot.LEFT * figure.dpi
+    for axes in figure.axes:
+        for text in axes.texts:
+            box = text.get_window_extent()
+            assert box.x0 >= 0
+            assert box.x1 <= width
+            assert box.y0 >= 0
+            assert box.y1 <= height
+            if box.x0 < 0.25 * figure.dpi:
+                assert box.x1 < left_edge
+    for text in figure.texts:
+        assert text.get_window_extent().x1 <= width
+    drawn = [c for c in figure.axes[0].collections if type(c) is PolyCollection and c.get_zorder() == 3]
+    heights = [np.concatenate([p.vertices[:, 1] for p in c.get_paths()]) for c in drawn if c.get_paths()]
+    ranges = [(values.min(), values.max()) for values in heights]
+    assert len(ranges) >= 4
+    for (_, bottom), (top, _) in pairwise(ranges):  # drawn from the input down to the output
+        assert bottom < top
+
+
+def test_membranes_are_those_recorded(run):
+    """The curves are the potentials, the dashed line the threshold, the marks the spikes."""
+    sample = pick(run, True)
+    stop = int(run.stop_time[sample])
+    figure = plot.trace(run, "rest", [0, 31, 89], sample)
+    assert len(figure.axes) == 3
+    flat = run.potentials["rest"][sample].reshape(12, -1)
+    mine = run.events[(run.events["sample"] == sample) & (run.events["population"] == 3)]
+    for axes, neuron, threshold in zip(figure.axes, (0, 31, 89), (0.8, 1.0, 1.2), strict=True):
+        assert np.array_equal(axes.patches[0].get_data().values, flat[:stop, neuron])
+        dashed = [line for line in axes.lines if line.get_color() == plot.FORWARDED]
+        assert dashed[0].get_ydata()[0] == threshold
+        marks = next(line for line in axes.lines if line.get_marker() == "v")
+        assert np.array_equal(marks.get_xdata() - 0.5, mine["time"][mine["neuron"] == neuron])
+    assert stop_lines(figure) == [stop] * 3
+    assert "channel 1, row 0, column 1" in texts(figure)[texts(figure).index("neuron 31") + 1]
+
+
+def test_the_default_trace_shows_the_answer(run, wide):
+    """Without a population: the output, the classes that lead; elsewhere neurons from busy to quiet."""
+    sample = pick(run, True)
+    words = texts(plot.trace(run, sample=sample))
+    assert [t for t in words if t.startswith("neuron")] == ["neuron 0", "neuron 1", "neuron 2"]
+    assert any("(decided" in t for t in words)
+    chosen = [int(t.split()[1]) for t in texts(plot.trace(wide, "wide")) if t.startswith("neuron")]
+    counts = np.bincount(wide.events["neuron"][wide.events["population"] == 1], minlength=5000)
+    assert len(chosen) == 6
+    assert counts.max() in counts[chosen]
+    assert counts[chosen].min() > 0
+    logits = small.run("sum", TopKGap(2.0))
+    assert len(plot.trace(logits).axes) == 3
+
+
+def test_what_cannot_be_drawn_is_refused(run):
+    """Each in a sentence that says what to do."""
+    bare = small.run(record="outputs")
+    with pytest.raises(ValueError, match=r"no recorded spikes to draw; run it again .*--record spikes"):
+        plot.raster(bare)
+    with pytest.raises(ValueError, match=r"no recorded membranes to draw; run it again .*--record potentials"):
+        plot.trace(bare)
+    with pytest.raises(ValueError, match="there is no sample 20; there are 0 to 19"):
+        plot.raster(run, 20)
+    with pytest.raises(ValueError, match="there are no membranes of 'sum'; there are those of conv, rest, output"):
+        plot.trace(run, "sum")
+    with pytest.raises(ValueError, match=r"neurons of 'conv' are \[90\], wanted some of 0 to 89"):
+        plot.trace(run, "conv", [90])
+
+
+def test_layers_that_were_not_recorded_are_named():
+    """Silence and absence must look different."""
+    words = texts(plot.raster(small.run(record=["conv", "output"])))
+    assert any("not recorded: sum, rest" in t for t in words)
+    assert "rest" not in words
+
+
+def test_ties_and_single_ticks_are_drawn():
+    """No spike at all after one tick: a tie, decided by rule, and a picture all the same."""
+    run = small.run(cutoff=SpikeGap(3), ticks=1, samples=2, labels=False)
+    assert run.tied.all()
+    words = texts(plot.raster(run, 1))
+    assert any(t.startswith("Sample 1: “") and t.endswith("after 1 of 1 tick (a tie)") for t in words)
+    assert any("are level at 0; such ties go to the larger membrane" in t for t in words)
+    assert "horizon, 1 tick" in words
+
+
+def test_saving_is_possible_without_a_display(run, tmp_path):
+    """A PNG file, and pyplot, with its global state and windows, is never loaded."""
+    path = tmp_path / "raster.png"
+    runs.save_figure(plot.raster(run), path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    runs.write(run, runs.open_folder(tmp_path / "run", "x"), report.Facts())
+    code = (
+        "import sys; from eventsnn import plot, runs; from pathlib import Path; "
+        f"runs.save_figure(plot.trace({str(tmp_path / 'run')!r}), Path({str(tmp_path / 'trace.png')!r})); "
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"raster.png", "run", "trace.png"}
