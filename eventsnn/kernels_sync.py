@@ -92,7 +92,7 @@ FLAG_DISCARD, FLAG_FLOOR, FLAG_GRADED = 64, 128, 256
     C_CHANNEL_SHIFT,  # target channel - source channel (OP_UNITS)
     C_FAN,  # in Plan.whole: structural taps of one event, per position (per unit for OP_SPARSE)
     C_EFFECTIVE,  # in Plan.whole: taps of non-zero weight per unit, -1: as structural
-    C_POOL_FAN,  # in Plan.whole: pool taps beside the weight, per position, -1 for none
+    C_POOL_FAN,  # in Plan.whole: pool taps beside the weight, per position (unit for OP_SPARSE), -1 for none
     C_BY_TABLE,  # 1: delivered taps are read off the table, because a map behind the weight changes the additions
     C_COEFFICIENT,  # in Plan.real: one number per row of its part of Plan.runs, -1: folded into the weights
     C_CAREFUL,  # 1: the target may drop arrivals
@@ -469,7 +469,11 @@ def _fan(plan, c, batch, g0, g1):
         else:
             structural += (last - first) * whole[con[C_FAN] + position]
         if con[C_POOL_FAN] >= 0:
-            pool += (last - first) * whole[con[C_POOL_FAN] + position]
+            if by_unit:
+                for event in range(first, last):
+                    pool += whole[con[C_POOL_FAN] + position * channels + batch.channel[event]]
+            else:
+                pool += (last - first) * whole[con[C_POOL_FAN] + position]
     return structural, effective if by_unit or by_weight else structural, pool
 
 
@@ -746,9 +750,11 @@ def _value_events(plan, cells, batch, p, g0, g1):
 def _still_busy(plan, cells, batch, p, tick, g0, g1):
     """Whether an undriven population needs a turn in the next tick whatever arrives.
 
-    A neuron at threshold after its turn has just fired, so only those need a look, and the refractory ones.
+    A neuron at threshold, or below its bound, after its turn has just fired, so only those need a look, and the
+    refractory ones.
     """
-    pop = plan.pop[p]
+    pop, real = plan.pop[p], plan.real
+    bounded = pop[P_FLAGS] & FLAG_FLOOR
     if pop[P_FLAGS] & FLAG_LATE_RESET and g1 > g0:
         return True
     if pop[P_REFRACTORY] > 0:
@@ -759,7 +765,10 @@ def _still_busy(plan, cells, batch, p, tick, g0, g1):
         base = batch.groups[g, G_POSITION] * pop[P_CHANNELS]
         for event in range(batch.groups[g, G_FIRST], batch.groups[g + 1, G_FIRST]):
             i = base + batch.channel[event]
-            if cells.v[pop[P_UNIT] + i] >= plan.real[pop[Q_FIRE] + pop[Q_FIRE + 1] * i]:
+            u = cells.v[pop[P_UNIT] + i]
+            if u >= real[pop[Q_FIRE] + pop[Q_FIRE + 1] * i]:
+                return True
+            if bounded and u < real[pop[Q_FLOOR] + pop[Q_FLOOR + 1] * i]:
                 return True
     return False
 

@@ -230,16 +230,26 @@ class _Builder:
         row[k.Q_ALPHA : k.P_COLUMNS] = [n for x in parameters for n in self._parameter(population.shape, x)]
         # Silent ticks may be made up later only if nothing can happen in them: without input a membrane must stay
         # below threshold and above its bound. Decay towards 0 does; towards another rest, rounding may not.
-        spontaneous = leaky is not None and (np.any(rest) or np.any(fire <= 0))
-        if np.any(np.asarray(neuron.v0) < floor) or np.any(np.asarray(rest) < floor) or spontaneous:
+        spontaneous = [
+            leaky is not None and (np.any(rest) or np.any(fire <= 0)),
+            np.any(self._spread(population.shape, floor) >= self._spread(population.shape, fire)),
+            np.any(self._spread(population.shape, neuron.v0) < self._spread(population.shape, floor)),
+            leaky is not None and population.name == self.network.output,  # its membranes break ties, every tick
+        ]
+        if any(spontaneous):
             row[k.P_DRIVEN] = 1
 
     def _parameter(self, shape: Shape, value: Parameter) -> tuple[int, int]:
+        if np.ndim(value) == 0:
+            return self.real.add(np.asarray(value)), 0
+        return self.real.add(self._spread(shape, value).ravel()[channels_last(shape)]), 1
+
+    def _spread(self, shape: Shape, value: Parameter) -> np.ndarray:
+        """A parameter or bias, one number or one per channel or unit, for every unit."""
         array = np.asarray(value, np.float64)
-        if array.ndim == 0:
-            return self.real.add(array), 0
-        full = np.broadcast_to(array.reshape(array.shape + (1,) * (len(shape) - array.ndim)), shape)
-        return self.real.add(full.ravel()[channels_last(shape)]), 1
+        return np.broadcast_to(
+            array.reshape(array.shape + (1,) * (len(shape) - array.ndim if array.ndim else 0)), shape
+        )
 
     def _constant(self, row: np.ndarray, population: Population) -> None:
         """Sum the biases and shifts that flow into a population, once for every tick that differs."""
@@ -259,12 +269,10 @@ class _Builder:
         length = size if per_unit else min(size, channels * max(1, TILE // channels))
         total = np.zeros((self.ticks if shifts else 1, length))
         for bias in biases:
-            whole = np.asarray(bias, np.float64)
             if per_unit:
-                whole = np.broadcast_to(whole.reshape(whole.shape + (1,) * (len(shape) - whole.ndim)), shape)
-                total += whole.ravel()[channels_last(shape)]
+                total += self._spread(shape, bias).ravel()[channels_last(shape)]
             else:
-                total += np.resize(whole, length)
+                total += np.resize(np.asarray(bias, np.float64), length)
         for shift in shifts:
             total += np.resize(np.asarray(shift[: self.ticks], np.float64), (self.ticks, channels))[
                 :, np.arange(length) % channels
@@ -310,11 +318,12 @@ class _Builder:
     def _units(self, row: np.ndarray, c: Connection, source: Population) -> None:
         """Identity and pooling: position to position, one weight per channel."""
         before = _compose(c.before, source.shape)
-        chain = _join(before.taps, _compose(c.after, before.shape).taps)
+        after = _compose(c.after, before.shape)
+        chain = _join(before.taps, after.taps)
         weight = np.broadcast_to(np.asarray(c.op.weight, np.float64), (before.shape[0],))
         weight = weight[before.channel_shift : before.channel_shift + source.shape[0]]
         common = _common(chain.coefficient)
-        row[k.C_OP], row[k.C_CHANNEL_SHIFT] = k.OP_UNITS, before.channel_shift
+        row[k.C_OP], row[k.C_CHANNEL_SHIFT] = k.OP_UNITS, before.channel_shift + after.channel_shift
         if common is None:
             row[k.C_COEFFICIENT] = self.real.add(chain.coefficient)
         row[k.C_WEIGHT] = self.real.add(weight if common is None else weight * common)
@@ -340,9 +349,11 @@ class _Builder:
         after = _compose(c.after, shape)
         final, final_slot = _join_labelled(main, after.taps, slot, carry_first=True)
         common = _common(final.coefficient)
+        whole = groups == 1 and out == after.shape[0]
         start, first, length, coefficient, counts = _merge(
-            final, final_slot, out, shape[0], positions(source.shape), groups == 1
+            final, final_slot, out, after.shape[0], positions(source.shape), whole
         )
+        start = start + after.channel_shift
         row[k.C_WEIGHT] = self.real.add(rows if common is None else rows * common)
         if common is None:
             row[k.C_COEFFICIENT] = self.real.add(coefficient)
@@ -367,49 +378,51 @@ class _Builder:
     def _sparse(self, row: np.ndarray, c: Connection, source: Population, target: Population) -> bool:
         """A list of synapses per source unit, from a `Sparse` operation or an identity behind `Flatten`."""
         before = _compose(c.before, source.shape)
-        shape = source.shape if not c.before else before.shape
         if isinstance(c.op, Sparse):
-            synapses = sparse.csr_array(
-                (np.arange(1, c.op.weight.size + 1), c.op.target, c.op.indptr), shape=(math.prod(shape), target.size)
-            )
-            weight = np.asarray(c.op.weight, np.float64)
+            shape, weight, ends = c.op.shape, np.asarray(c.op.weight, np.float64), c.op.target
+            inner = Taps(np.repeat(np.arange(len(c.op.indptr) - 1), np.diff(c.op.indptr)), ends, np.ones(ends.size))
         else:
-            weight = np.broadcast_to(np.asarray(c.op.weight, np.float64), (math.prod(shape),))
-            synapses = sparse.csr_array(
-                (np.arange(1, weight.size + 1), np.arange(weight.size), np.arange(weight.size + 1)),
-                shape=(weight.size, weight.size),
-            )
-        spatial = positions(before.grid)
-        to_last = np.argsort(channels_last(target.shape))  # channels-first unit -> channels-last unit
-        start, amounts, coefficients, per_unit = [], [], [], []
-        paths = [np.flatnonzero(before.taps.source == p) for p in range(positions(source.shape))]
-        for unit in range(source.size):
-            position, channel = divmod(unit, source.shape[0])
-            n = 0
-            for path in paths[position]:
-                inner = (channel + before.channel_shift) * spatial + before.taps.target[path]
-                lo, hi = synapses.indptr[inner], synapses.indptr[inner + 1]
-                start.append(to_last[synapses.indices[lo:hi]])
-                amounts.append(weight[synapses.data[lo:hi] - 1])
-                coefficients.append(np.full(hi - lo, before.taps.coefficient[path]))
-                n += hi - lo
-            per_unit.append(n)
-        joined = np.concatenate(amounts) if amounts else np.zeros(0)
-        factors = np.concatenate(coefficients) if coefficients else np.zeros(0)
-        common = _common(factors)
-        row[k.C_OP] = k.OP_SPARSE
-        row[k.C_WEIGHT] = self.real.add(joined if common is None else joined * common)
+            shape, every = before.shape, np.arange(math.prod(before.shape))
+            weight = np.broadcast_to(np.asarray(c.op.weight, np.float64), every.shape)
+            inner = Taps(every, every, np.ones(every.size))
+        # units, channels last, to units of the operation's source, channels first
+        channels, spatial = source.shape[0], positions(before.grid)
+        path = np.repeat(np.arange(before.taps.source.size), channels)
+        channel = np.tile(np.arange(channels), before.taps.source.size)
+        reach = Taps(
+            before.taps.source[path] * channels + channel,
+            (channel + before.channel_shift) * spatial + before.taps.target[path],
+            before.taps.coefficient[path],
+        )
+        order = np.argsort(reach.source, kind="stable")
+        main, synapse = _join_labelled(Taps(*(a[order] for a in reach)), inner, np.arange(inner.source.size))
+        # and on through the maps behind the operation
+        after = _compose(c.after, shape)
+        width = positions(shape)
+        behind, which = _join_labelled(
+            Taps(np.arange(main.source.size), main.target % width, main.coefficient),
+            after.taps,
+            np.arange(main.source.size),
+            carry_first=True,
+        )
+        ends = (main.target[which] // width + after.channel_shift) * positions(after.shape) + behind.target
+        common = _common(behind.coefficient)
+        amounts = weight[synapse[which]]
+        row[k.C_OP], row[k.C_BY_TABLE] = k.OP_SPARSE, bool(c.after)
+        row[k.C_WEIGHT] = self.real.add(amounts if common is None else amounts * common)
         if common is None:
-            row[k.C_COEFFICIENT] = self.real.add(factors)
-        fan = np.array(per_unit, np.int64)
-        self._pointers(row, fan, np.concatenate(start) if start else np.zeros(0))
-        row[k.C_FAN] = self.whole.add(fan)
-        if np.any(joined == 0):
-            starts = np.concatenate([[0], np.cumsum(fan)])
-            running = np.concatenate([[0], np.cumsum(joined != 0)])
-            row[k.C_EFFECTIVE] = self.whole.add(running[starts[1:]] - running[starts[:-1]])
-        if before.forwarded.any() and isinstance(c.op, Sparse):
-            row[k.C_POOL_FAN] = self.whole.add(before.forwarded)
+            row[k.C_COEFFICIENT] = self.real.add(behind.coefficient)
+        counts = np.bincount(main.source[which], minlength=source.size)
+        self._pointers(row, counts, np.argsort(channels_last(target.shape))[ends])
+        row[k.C_FAN] = self.whole.add(np.bincount(main.source, minlength=source.size))
+        if np.any(weight == 0):
+            present = weight[synapse] != 0
+            row[k.C_EFFECTIVE] = self.whole.add(np.bincount(main.source[present], minlength=source.size))
+        pool = np.repeat(before.forwarded, channels)
+        if any(isinstance(m, Pool | AdaptivePool) for m in c.after):
+            np.add.at(pool, main.source, after.forwarded[main.target % width])
+        if pool.any() and isinstance(c.op, Sparse):
+            row[k.C_POOL_FAN] = self.whole.add(pool)
         return common is None
 
     def _pointers(
