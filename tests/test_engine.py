@@ -1,0 +1,528 @@
+"""The engine against the naive simulator, with ==, and the laws every run must keep."""
+
+import itertools
+from dataclasses import replace
+
+import naive
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import strategies as st
+from networks import Case, cases
+
+import eventsnn as es
+from eventsnn.network import Connection, Conv, Dense, Flatten, Identity, Network, Population, Sparse, Subsample
+from eventsnn.neurons import IF, LIF, Input, Integrator, Relay
+
+MANTISSA = {"float32": 24, "float64": 53}
+KINDS = ("structural", "effective", "delivered", "dropped")
+
+
+def same_every_time(examples: int) -> settings:
+    """The same examples in every run, so that a failure stays one."""
+    slow = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.explicit, Phase.generate, Phase.shrink],
+        suppress_health_check=slow,
+    )
+
+
+def feed(case: Case):
+    """A case's samples as the engine takes them."""
+    if case.network.encoding == "direct":
+        return np.stack(case.samples)
+    microseconds = [1000 * tick + min(999, 37 * i) for s in case.samples for i, (tick, _) in enumerate(s)]
+    units = [unit for s in case.samples for _, unit in s]
+    offsets = np.cumsum([0] + [len(s) for s in case.samples])
+    return es.Events(t=np.array(microseconds, np.int64), neuron=np.array(units, np.int64), offsets=offsets)
+
+
+def run_engine(case: Case, network: Network | None = None, **options) -> es.Run:
+    network = network or case.network
+    layout = "chw" if network.encoding == "direct" else None
+    return es.simulate(network, feed(case), layout=layout, **{"ticks": case.ticks, "dtype": "float64", **options})
+
+
+@st.composite
+def policies(draw, readout: str, ticks: int):
+    """A policy, as the naive simulator takes it and as the engine does."""
+    names = ["fixed", "topk", "topk by tick", "confidence", "entropy", "budget"]
+    name = draw(st.sampled_from(names + (["spike-gap", "first-spike"] if readout == "spikes" else [])))
+    on = {} if readout == "sum" else {"on": "counts"}
+    if name == "fixed":
+        return ("fixed",), es.Fixed()
+    if name == "first-spike":
+        return ("first-spike",), es.FirstSpike()
+    if name == "spike-gap":
+        gap = draw(st.integers(1, 3))
+        return (name, gap), es.SpikeGap(gap)
+    if name == "budget":
+        synops = draw(st.integers(1, 300))
+        return (name, synops), es.Budget(synops)
+    if name == "topk":
+        beta = draw(st.sampled_from([0.0, 0.5, 1.0, 2.5, 6.0]))
+        return ("topk", beta), es.TopKGap(beta, **on)
+    if name == "topk by tick":
+        beta = tuple(draw(st.sampled_from([0.0, 0.5, 1.0, 2.5, 6.0])) for _ in range(ticks))
+        return ("topk", beta), es.TopKGap(beta, **on)
+    level, scale = draw(st.sampled_from([0.413, 0.617, 0.9])), draw(st.sampled_from([1.0, 2.0]))
+    policy = es.Confidence if name == "confidence" else es.Entropy
+    return (name, level, scale), policy(level, scale=scale, **on)
+
+
+def events_of(run: es.Run, sample: int) -> list[tuple[int, str, int, float]]:
+    names = [p.name for p in run.network.populations]
+    chosen = run.events[run.events["sample"] == sample]
+    return [(int(e["time"]), names[e["population"]], int(e["neuron"]), float(e["value"])) for e in chosen]
+
+
+def differences(run: es.Run, results: list[naive.Result]) -> list[str]:
+    """Everything in which a run is not what the naive simulator says, one line each."""
+    network, ledger, found = run.network, run.ledger, []
+
+    def compare(what: str, got, wanted) -> None:
+        same = np.array_equal(got, wanted) if isinstance(wanted, np.ndarray) else got == wanted
+        if not same:
+            found.append(f"sample {n}: {what} is {got}, wanted {wanted}")
+
+    for n, result in enumerate(results):
+        stop = result.stop_time
+        compare("events", sorted(events_of(run, n)), sorted(result.events))
+        compare("outputs", run.outputs[n, :stop], np.array(result.outputs))
+        compare("outputs past the stop", bool(np.isnan(run.outputs[n, stop:]).all()), True)
+        compare("stop_time", int(run.stop_time[n]), stop)
+        compare("whether it was cut off", bool(run.stop_reason[n] != 0), result.reason == "cutoff")
+        compare("prediction", int(run.predictions[n]), result.prediction)
+        compare("tied", bool(run.tied[n]), result.tied)
+        compare("macs_input", int(ledger.macs_input[n]), result.macs_input)
+        compare("input_events", int(ledger.input_events[n]), result.input_events)
+        for p in network.populations:
+            if not isinstance(p.neuron, Input):
+                compare(f"spikes of {p.name}", int(ledger.spikes(p.name)[n]), result.spikes(p.name))
+                by_tick = [
+                    sum(t == tick and name == p.name for t, name, _, _ in result.events) for tick in range(run.ticks)
+                ]
+                compare(f"spikes of {p.name} by tick", ledger.spikes_by_tick(p.name)[n].tolist(), by_tick)
+            if isinstance(p.neuron, IF):
+                compare(f"spike units of {p.name}", int(ledger.spike_units(p.name)[n]), result.spike_units(p.name))
+        for name, membranes in result.potentials.items() if run.potentials is not None else ():
+            got = run.potentials[name][n].reshape(run.ticks, -1)
+            compare(f"potentials of {name}", got[: len(membranes)].tolist(), membranes)
+        for (label, tap_class), counts in result.taps.items():
+            main = result.main_class[label] == tap_class
+            if main:
+                compare(f"class of {label}", ledger.tap_class[label], tap_class)
+            for kind in KINDS:
+                ask = ledger.synops_by_tick if main else ledger.pool_taps_by_tick
+                compare(f"{kind} {tap_class} taps of {label}", ask(label, kind)[n].tolist(), counts[kind])
+            left = (ledger.synops if main else ledger.pool_taps)(label, "in_flight")[n]
+            compare(f"{tap_class} taps of {label} in flight", int(left), counts["in_flight"])
+    return found
+
+
+@same_every_time(400)
+@given(cases(), st.data())
+def test_the_engine_is_the_naive_simulator(case, data):
+    """If this fails, the engine breaks a rule of docs/semantics.md, or the naive simulator does."""
+    told, policy = data.draw(policies(case.network.readout, case.ticks))
+    layer_delay = data.draw(st.sampled_from([0, 0, 0, 1]))
+    dtype = data.draw(st.sampled_from(["float64", "float32"]))
+    # recorded potentials make every population take every turn; without them, turns with nothing to do are skipped
+    record = data.draw(st.sampled_from(["spikes", "potentials"]))
+    results = [naive.simulate(case.network, s, case.ticks, told, layer_delay) for s in case.samples]
+    assume(max(r.bits for r in results) <= MANTISSA[dtype])
+    run = run_engine(case, watchdog=policy, layer_delay=layer_delay, dtype=dtype, record=record)
+    assert differences(run, results) == []
+
+
+def tie_network(**changes) -> Case:
+    """Two inputs that bring a layer exactly to its threshold, now and again."""
+    options = {"threshold": 2.0, "v0": 0.0, "alpha": 0.5, "leak": "after", "v_min": -1.0, **changes}
+    hidden = LIF(**options)
+    network = Network(
+        populations=(Population("input", (2,), Input()), Population("a", (3,), hidden), Population("out", (2,), IF())),
+        connections=(
+            Connection(
+                "input", "a", Dense(np.array([[1.0, 1.0], [2.0, -1.0], [-3.0, 2.0]])), bias=np.array([0.0, 0.5, 1.0])
+            ),
+            Connection("a", "a", Identity(0.5), delay=1),
+            Connection("a", "out", Dense(np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5]])), delay=1),
+        ),
+        output="out",
+        encoding="events",
+        tick_seconds=1e-3,
+    )
+    sample = [(0, 0), (0, 1), (1, 0), (2, 1), (2, 1), (3, 0), (3, 1), (4, 1), (5, 0)]
+    return Case(network, (sample, sample[2:]), 8)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"comparator": "gt"},
+        {"reset": "value"},
+        {"reset": "none"},
+        {"reset_amount": 1.0},
+        {"reset_delay": True},
+        {"multi_spike": True, "reset_amount": 0.5},
+        {"refractory": 1},
+        {"refractory": 1, "refractory_input": "integrate"},
+        {"leak": "before"},
+        {"v0": 1.0},
+        {"v_min": None},
+        {"gain": 2.0},
+        {"rest": 1.0},
+        {"alpha": 0.75},
+        {"threshold": 2.5},
+    ],
+    ids=lambda change: "-".join(f"{k}={v}" for k, v in change.items()),
+)
+def test_the_comparison_can_fail(change):
+    """If this fails, the comparison above is blind to a flag of the neurons: a network without it counts as equal."""
+    plain, changed = tie_network(), tie_network(**change)
+    results = [naive.simulate(changed.network, s, changed.ticks) for s in changed.samples]
+    assert differences(run_engine(changed, record="potentials"), results) == []
+    assert differences(run_engine(plain, record="potentials"), results) != []
+
+
+@same_every_time(60)
+@given(cases(), st.data())
+def test_a_stopped_run_is_the_full_run_cut_at_its_deciding_position(case, data):
+    """If this fails, stopping changes what came before it, or something after it was still processed."""
+    _, policy = data.draw(policies(case.network.readout, case.ticks))
+    layer_delay = data.draw(st.sampled_from([0, 0, 1]))
+    full = run_engine(case, record="potentials", layer_delay=layer_delay)
+    cut = run_engine(case, record="potentials", layer_delay=layer_delay, watchdog=policy)
+    network = case.network if layer_delay == 0 else case.network.with_layer_delay(layer_delay)
+    depth = network.depths()
+    deciding = depth[network.output]
+    names = [p.name for p in network.populations]
+    for n in range(len(case.samples)):
+        stop, stopped = int(cut.stop_time[n]), cut.stop_reason[n] != 0
+        if not stopped:
+            assert stop == case.ticks
+
+        def happened(tick: int, rank_depth: int, stop: int = stop, stopped: bool = stopped) -> bool:
+            return tick < stop - 1 or (tick == stop - 1 and (rank_depth <= deciding or not stopped))
+
+        kept = [e for e in events_of(full, n) if happened(e[0], depth[e[1]])]
+        assert events_of(cut, n) == kept
+        assert np.array_equal(cut.outputs[n, :stop], full.outputs[n, :stop])
+        for name in names:
+            ticks = [t for t in range(case.ticks) if happened(t, depth[name])]
+            if name in full.potentials:
+                assert np.array_equal(cut.potentials[name][n, ticks], full.potentials[name][n, ticks])
+        for c, kind in itertools.product(network.connections, KINDS):
+            # emitted counts belong to the source's turn, delivered ones to the arrival at the target
+            rank_depth = depth[c.source] if kind in ("structural", "effective") else depth[c.target]
+            mask = np.array([happened(t, rank_depth) for t in range(case.ticks)])
+            for ask in ("synops_by_tick", "pool_taps_by_tick"):
+                full_counts = getattr(full.ledger, ask)(c.label, kind)[n]
+                assert np.array_equal(getattr(cut.ledger, ask)(c.label, kind)[n], full_counts * mask)
+
+
+@same_every_time(60)
+@given(cases(), st.data())
+def test_taps_are_conserved_at_every_stop(case, data):
+    """If this fails, an operation was counted twice or lost: structural = delivered + dropped + in flight."""
+    ticks = data.draw(st.integers(1, case.ticks))
+    _, policy = data.draw(policies(case.network.readout, ticks))
+    ledger = run_engine(case, watchdog=policy, ticks=ticks).ledger
+    totals = {}
+    for c in case.network.connections:
+        for ask, tap_class in ((ledger.synops, ledger.tap_class[c.label]), (ledger.pool_taps, "pool")):
+            counts = {kind: ask(c.label, kind) for kind in (*KINDS, "in_flight")}
+            assert np.array_equal(counts["structural"], counts["delivered"] + counts["dropped"] + counts["in_flight"])
+            assert np.all(counts["effective"] <= counts["structural"])
+            assert all(values.dtype == np.int64 and np.all(values >= 0) for values in counts.values())
+            if not any(d.delay for d in case.network.connections) and isinstance(policy, es.Fixed):
+                assert not counts["in_flight"].any()
+            for kind in counts:
+                totals[tap_class, kind] = totals.get((tap_class, kind), 0) + counts[kind]
+    for kind in (*KINDS, "in_flight"):
+        synops = totals.get(("ac", kind), 0) + totals.get(("mac", kind), np.zeros(len(case.samples), np.int64))
+        assert np.array_equal(ledger.synops(kind=kind), synops)
+
+
+@same_every_time(60)
+@given(cases(), st.data())
+def test_a_replayed_policy_answers_as_a_live_one(case, data):
+    """If this fails, the curves drawn from one full run are not the runs they stand for."""
+    full = run_engine(case)
+    for _ in range(4):
+        _, policy = data.draw(policies(case.network.readout, case.ticks))
+        live, replayed = run_engine(case, watchdog=policy), es.replay(full.trace, policy)
+        assert replayed.stop_time.tolist() == live.stop_time.tolist()
+        assert replayed.predictions.tolist() == live.predictions.tolist()
+        assert replayed.tied.tolist() == live.tied.tolist()
+        assert replayed.stop_reason.tolist() == live.stop_reason.tolist()
+
+
+def everything(run: es.Run) -> list[bytes]:
+    """All arrays of a run, as bytes."""
+    ledger = run.ledger
+    arrays = [run.predictions, run.tied, run.stop_time, run.stop_reason, run.outputs, run.events, ledger.macs_input]
+    arrays += [potential for _, potential in sorted((run.potentials or {}).items())]
+    arrays += [ledger.spikes_by_tick(p.name) for p in run.network.populations]
+    for c, kind in itertools.product(run.network.connections, (*KINDS, "in_flight")):
+        arrays += [ledger.synops(c.label, kind), ledger.pool_taps(c.label, kind)]
+        if kind != "in_flight":
+            arrays += [ledger.synops_by_tick(c.label, kind), ledger.pool_taps_by_tick(c.label, kind)]
+    arrays += [run.trace.margins, run.trace.synops]
+    return [np.ascontiguousarray(a).tobytes() for a in arrays]
+
+
+def busy_case(encoding: str = "events", samples: int = 9) -> Case:
+    """Real-valued weights, a recurrent connection, dropped arrivals and a relay, over several samples."""
+    rng = np.random.default_rng(3)
+    leaky = LIF(alpha=0.9, threshold=0.7, refractory=1, v0=0.1)
+
+    def conv(*shape: int) -> Conv:
+        return Conv(rng.normal(0.1, 0.5, shape), (1, 1), ((1, 1), (1, 1)), (1, 1))
+
+    network = Network(
+        populations=(
+            Population("input", (2, 4, 5), Input()),
+            Population("a", (3, 4, 5), leaky),
+            Population("sum", (3, 4, 5), Relay()),
+            Population("b", (4, 4, 5), IF(threshold=0.6, reset="value")),
+            Population("out", (3,), IF(threshold=0.8)),
+        ),
+        connections=(
+            Connection("input", "a", conv(3, 2, 3, 3), bias=rng.normal(0, 0.1, 3)),
+            Connection("a", "sum", conv(3, 3, 3, 3)),
+            Connection("a", "sum", Identity()),
+            Connection("sum", "b", conv(4, 3, 3, 3)),
+            Connection("b", "a", conv(3, 4, 3, 3), delay=2),
+            Connection("b", "out", Sparse(np.arange(81), np.arange(80) % 3, rng.normal(0.1, 0.3, 80), (3,))),
+        ),
+        output="out",
+        encoding=encoding,
+        tick_seconds=1e-3,
+    )
+    if encoding != "events":
+        return Case(network, tuple(rng.random((samples, 2, 4, 5))), 8)
+    drawn = [sorted(zip(rng.integers(0, 8, 60).tolist(), rng.integers(0, 40, 60).tolist())) for _ in range(samples)]
+    return Case(network, tuple(drawn), 8)
+
+
+@pytest.mark.parametrize("encoding", ["direct", "events", "rate", "latency"])
+@pytest.mark.parametrize("policy", [es.Fixed(), es.SpikeGap(2)], ids=["fixed", "spike-gap"])
+def test_the_answer_does_not_depend_on_the_workers(encoding, policy):
+    """If this fails, a result depends on how many threads computed it or on what ran before in a worker."""
+    case = busy_case("events" if encoding == "events" else "direct")
+    case = replace(case, network=replace(case.network, encoding=encoding))
+    options = {"watchdog": policy, "record": "potentials", "dtype": "float32", "layout": "chw"}
+    inputs = feed(case) if encoding == "events" else np.stack(case.samples)
+    if encoding == "events":
+        del options["layout"]
+    one, two = (es.simulate(case.network, inputs, ticks=8, jobs=jobs, **options) for jobs in (1, 2))
+    assert one.ledger.spikes().sum() > 100
+    assert everything(one) == everything(two)
+
+
+def test_recording_does_not_change_a_run():
+    """If this fails, turns are skipped in which something would have happened."""
+    case = busy_case()
+    quiet, spikes, potentials = (run_engine(case, record=r) for r in ("outputs", "spikes", "potentials"))
+    for run in (spikes, potentials):
+        assert np.array_equal(run.outputs, quiet.outputs)
+        assert np.array_equal(run.predictions, quiet.predictions)
+        for name in ("a", "sum", "b", "out"):
+            assert np.array_equal(run.ledger.spikes_by_tick(name), quiet.ledger.spikes_by_tick(name))
+    assert spikes.events.tobytes() == potentials.events.tobytes()
+    assert quiet.events is None
+    assert quiet.potentials is None
+    some = run_engine(case, record=["b"])
+    names = [p.name for p in case.network.populations]
+    assert some.events.tobytes() == spikes.events[spikes.events["population"] == names.index("b")].tobytes()
+
+
+@pytest.mark.parametrize(
+    "neuron",
+    [
+        LIF(threshold=1.0, rest=2.0, alpha=0.5),  # leak alone carries it over the threshold
+        LIF(threshold=-1.0, v0=-3.0, alpha=0.5, reset="value", reset_value=-3.0, comparator="gt"),
+        LIF(threshold=1.0, rest=-1.0, v0=5.0, alpha=0.5),  # above the threshold from the start
+        IF(threshold=1.0, v0=4.5),  # a soft reset leaves it above the threshold
+        IF(threshold=1.0, v0=-2.0, v_min=-1.0),  # the bound lifts a membrane nothing arrived at
+        IF(threshold=0.5, reset_amount=3.0, v_min=-1.0, v0=0.5),  # and one that its reset took below
+        IF(threshold=-1.0, reset_amount=4.0, v_min=0.0),  # and one over the threshold
+        LIF(threshold=1.0, v0=4.0, v_min=0.5, rest=-2.0, alpha=0.5, refractory=2),
+        LIF(threshold=3.0, v0=4.0, reset_delay=True, alpha=0.5, leak="after"),
+        IF(threshold=0.0, v0=0.0, reset_amount=1.0),
+    ],
+    ids=lambda neuron: type(neuron).__name__,
+)
+def test_a_neuron_left_alone_does_what_it_would_in_every_turn(neuron):
+    """If this fails, a turn was skipped that would have fired, clamped or reset: leak and time act without arrivals."""
+    network = Network(
+        populations=(Population("input", (1,), Input()), Population("a", (1,), neuron), Population("out", (2,), IF())),
+        connections=(
+            Connection("input", "a", Dense(np.array([[1.0]]))),
+            Connection("a", "out", Dense(np.array([[1.0], [0.5]]))),
+        ),
+        output="out",
+        encoding="events",
+        tick_seconds=1e-3,
+    )
+    case = Case(network, ([], [(4, 0), (5, 0)], [(0, 0), (6, 0), (7, 0), (8, 0)]), 9)
+    results = [naive.simulate(network, s, case.ticks) for s in case.samples]
+    for record in ("spikes", "potentials"):
+        assert differences(run_engine(case, record=record), results) == []
+
+
+def test_a_tie_is_broken_by_the_membrane_of_that_tick():
+    """If this fails, the prediction depends on what was recorded: leak is not made up before membranes are compared."""
+    output = LIF(threshold=np.array([3.0, 0.5, 1.5]), alpha=0.25, v0=np.array([2.5, 0.0, 0.0]), comparator="gt")
+    network = Network(
+        populations=(Population("input", (1,), Input()), Population("out", (3,), output)),
+        connections=(Connection("input", "out", Dense(np.zeros((3, 1)))),),
+        output="out",
+        encoding="events",
+        tick_seconds=1e-3,
+    )
+    case = Case(network, ([],), 3)
+    for record in ("outputs", "spikes", "potentials"):
+        run = run_engine(case, record=record)
+        assert run.predictions.tolist() == [naive.simulate(network, [], 3).prediction] == [1]
+        assert run.tied.tolist() == [True]
+
+
+@pytest.mark.parametrize("encoding", ["direct", "events"])
+def test_silent_channels_of_another_group_take_no_part(encoding):
+    """If this fails, an event is counted, or arrives, in groups of a convolution that its channel is not in."""
+    grouped = Conv(np.array([3.0, 1.0, 2.0]).reshape(3, 1, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), groups=3)
+    network = Network(
+        populations=(
+            Population("input", (1, 2, 2), Input()),
+            Population("sum", (3, 2, 2), Relay()),
+            Population("out", (2,), IF(threshold=4.0)),
+        ),
+        connections=(
+            Connection("input", "sum", grouped, before=(Subsample((1, 1), (1, 1)),)),
+            Connection("sum", "out", Dense(np.ones((2, 12))), before=(Flatten(),)),
+        ),
+        output="out",
+        encoding=encoding,
+        tick_seconds=1e-3,
+    )
+    samples = ([(0, 0), (1, 3)],) if encoding == "events" else (np.array([[[1.0, 2.0], [3.0, 4.0]]]),)
+    case = Case(network, samples, 2)
+    results = [naive.simulate(network, s, case.ticks) for s in samples]
+    assert differences(run_engine(case, record="spikes"), results) == []
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_recording_of_millions_of_events_is_whole(jobs):
+    """If this fails, a worker's buffer of recorded events overflows, or is handed over in the wrong order."""
+    period = np.random.default_rng(0).choice([1, 2, 4], (2, 1, 200, 310))
+    silent = Sparse(np.zeros(62_001, np.int64), np.zeros(0, np.int64), np.zeros(0), (2,))
+    network = Network(
+        populations=(
+            Population("input", (1, 200, 310), Input()),
+            Population("a", (1, 200, 310), IF()),
+            Population("out", (2,), IF()),
+        ),
+        connections=(Connection("input", "a"), Connection("a", "out", silent)),
+        output="out",
+    )
+    run = es.simulate(network, 1.0 / period, ticks=40, record="spikes", jobs=jobs)
+    assert len(run.events) == run.ledger.spikes("a").sum() > 2 << 20
+    wanted = [np.flatnonzero((tick + 1) % period[n].ravel() == 0) for n in range(2) for tick in range(40)]
+    assert np.array_equal(run.events["neuron"], np.concatenate(wanted))
+    assert np.array_equal(run.events["time"], np.repeat(np.tile(np.arange(40), 2), [len(w) for w in wanted]))
+
+
+@pytest.mark.parametrize("encoding", ["rate", "latency"])
+def test_an_encoded_run_is_the_run_of_its_own_events(encoding):
+    """If this fails, rate or latency input is more than events: what the input emitted does not explain the run."""
+    case = busy_case("direct", samples=4)
+    network = replace(case.network, encoding=encoding)
+    images = np.stack(case.samples)
+    run = es.simulate(network, images, ticks=8, record="spikes", dtype="float64", seed=5, layout="chw")
+    again = es.simulate(network, images[2:], ticks=8, record="spikes", dtype="float64", seed=5, layout="chw")
+    fed = [[(t, unit) for t, name, unit, _ in events_of(run, n) if name == "input"] for n in range(4)]
+    assert all(fed)
+    replayed = Case(replace(network, encoding="events"), tuple(fed), 8)
+    assert everything(run_engine(replayed, record="spikes"))[:6] == everything(run)[:6]
+    if encoding == "latency":
+        assert events_of(again, 0) == events_of(run, 2)
+
+
+@same_every_time(40)
+@given(cases())
+def test_layer_delay_is_the_network_with_slower_connections(case):
+    """If this fails, layer_delay means something else than one tick on every connection that had none."""
+    connections = tuple(replace(c, delay=max(c.delay, 1)) for c in case.network.connections)
+    slower = replace(case.network, connections=connections)
+    wanted = run_engine(case, slower, record="potentials")
+    assert everything(run_engine(case, layer_delay=1, record="potentials")) == everything(wanted)
+
+
+def test_layer_delay_brings_a_spike_one_layer_further_each_tick():
+    """If this fails, zero-delay layers still cascade inside a tick under layer_delay=1."""
+    names = ["a", "b", "c", "out"]
+    populations = [Population("input", (1,), Input()), *(Population(n, (2 if n == "out" else 1,), IF()) for n in names)]
+    chain = [
+        Connection(s, t, Dense(np.ones((2 if t == "out" else 1, 1)))) for s, t in itertools.pairwise(["input", *names])
+    ]
+    network = Network(
+        populations=tuple(populations),
+        connections=tuple(chain),
+        output="out",
+        encoding="events",
+        tick_seconds=1e-3,
+    )
+    case = Case(network, ([(0, 0)],), 6)
+    at_once = {name: tick for tick, name, _, _ in events_of(run_engine(case, record="spikes"), 0)}
+    delayed = {name: tick for tick, name, _, _ in events_of(run_engine(case, record="spikes", layer_delay=1), 0)}
+    assert at_once == dict.fromkeys(["input", *names], 0)
+    assert delayed == {name: tick for tick, name in enumerate(["input", *names])}
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
+def test_structural_synops_are_a_dense_convolution_of_ones(kernel):
+    """If this fails, fan-out is wrong at borders, strides, dilations or groups: the product's one number is wrong."""
+    rng = np.random.default_rng(kernel)
+    shape = (4, 9, 10)
+    samples = tuple(
+        sorted(zip(rng.integers(0, 3, 80).tolist(), rng.permutation(4 * 9 * 10)[:80].tolist())) for _ in range(2)
+    )
+    for stride, padding, dilation, groups in itertools.product((1, 2, 3), (0, 1, 2), (1, 2), (1, 2, 4)):
+        weight = rng.integers(-2, 3, (8, 4 // groups, kernel, kernel)).astype(float)
+        op = Conv(weight, (stride, stride), ((padding, padding),) * 2, (dilation, dilation), groups)
+        out = op.out_shape(shape)
+        network = Network(
+            populations=(
+                Population("input", shape, Input()),
+                Population("a", shape, IF(threshold=1.0)),
+                Population("b", out, IF(threshold=100.0)),
+                Population("out", (2,), Integrator()),
+            ),
+            connections=(
+                Connection("input", "a"),
+                Connection("a", "b", op),
+                Connection(
+                    "b", "out", Sparse(np.zeros(np.prod(out) + 1, np.int64), np.zeros(0, np.int64), np.zeros(0), (2,))
+                ),
+            ),
+            output="out",
+            encoding="events",
+            tick_seconds=1e-3,
+        )
+        run = run_engine(Case(network, samples, 3), record=["a"])
+        spikes = torch.zeros(2, 3, 4 * 9 * 10)
+        for e in run.events:
+            spikes[int(e["sample"]), int(e["time"]), int(e["neuron"])] = 1
+        assert spikes.sum() == 160
+        spikes = spikes.reshape(6, *shape)
+        for kind, taps in (("structural", torch.ones(weight.shape)), ("effective", torch.tensor(weight != 0).float())):
+            dense = F.conv2d(spikes, taps, None, stride, padding, dilation, groups).sum((1, 2, 3)).reshape(2, 3)
+            assert run.ledger.synops_by_tick("a->b", kind).tolist() == dense.long().tolist()
