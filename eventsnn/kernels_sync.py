@@ -86,10 +86,10 @@ FLAG_DISCARD, FLAG_FLOOR, FLAG_GRADED = 64, 128, 256
     C_POINTER,  # in Plan.whole: first run (tap, synapse) of every source position (unit), numbers of Plan.runs rows
     C_WEIGHT,  # first weight in Plan.real
     C_ROW,  # weights of one source channel (OP_RUNS)
-    C_GROUP_IN,  # source channels in a convolution group
+    C_GROUP_IN,  # channels in a convolution group, 0 for no groups
     C_GROUP_OUT,  # target channels in a convolution group
     C_CHANNELS_OUT,  # channels of the target grid (OP_UNITS)
-    C_CHANNEL_SHIFT,  # target channel - source channel (OP_UNITS)
+    C_CHANNEL_SHIFT,  # silent channels put in front of the source's
     C_FAN,  # in Plan.whole: structural taps of one event, per position (per unit for OP_SPARSE)
     C_EFFECTIVE,  # in Plan.whole: taps of non-zero weight per unit, -1: as structural
     C_POOL_FAN,  # in Plan.whole: pool taps beside the weight, per position (unit for OP_SPARSE), -1 for none
@@ -273,11 +273,37 @@ _mac_8, _mac_4, _mac_1 = (_accumulate(width, 1, True) for width in (8, 4, 1))
 
 
 @intrinsic
-def _trailing_zeros(typing_context, word):
-    def generate(context, builder, signature, arguments):
-        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+def _unpack_byte(typing_context, channel, event, table, pattern, base):
+    """`channel[event : event + 8] = table[8 * pattern : ...] + base`, as one vector."""
 
-    return types.uint64(types.uint64), generate
+    def generate(context, builder, signature, arguments):
+        target, source = (context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 2))
+        vector, word, half = ir.VectorType(ir.IntType(32), 8), ir.IntType(64), ir.IntType(32)
+        at = builder.gep(source, [builder.mul(arguments[3], word(8))])
+        load = builder.load(builder.bitcast(at, vector.as_pointer()))
+        load.align = 4
+        undefined = ir.Constant(vector, ir.Undefined)
+        single = builder.insert_element(undefined, builder.trunc(arguments[4], half), half(0))
+        spread = builder.shuffle_vector(single, undefined, ir.Constant(vector, [0] * 8))
+        place = builder.bitcast(builder.gep(target, [arguments[1]]), vector.as_pointer())
+        store = builder.store(builder.add(load, spread), place)
+        store.align = 4
+        return context.get_dummy_value()
+
+    index = types.intp
+    return types.void(channel, index, table, index, index), generate
+
+
+PACK_SLACK = 8  # `_pack` writes eight channels at a time and keeps those that fired
+# Of every byte, the numbers of its set bits, lowest first, and how many there are.
+_BITS = np.zeros((256, 8), np.int32)
+_COUNT = np.zeros(256, np.int64)
+for _byte in range(256):
+    _set = [bit for bit in range(8) if _byte >> bit & 1]
+    _BITS[_byte, : len(_set)] = _set
+    _COUNT[_byte] = len(_set)
+_BITS = _BITS.ravel()
+_GATHER = np.uint64(0x0102040810204080)  # times eight bytes of 0 or 1: their bits, in order, in the top byte
 
 
 @_compiled
@@ -347,7 +373,6 @@ def _deliver_runs(plan, cells, c, graded, batch, g0, g1):
     con = plan.con[c]
     real, register, channel, value = plan.real, cells.register, batch.channel, batch.value
     base, weights, row, group_in = con[C_REGISTER], con[C_WEIGHT], con[C_ROW], con[C_GROUP_IN]
-    grouped = group_in < plan.pop[con[C_SOURCE], P_CHANNELS]
     extra = plan.pop[con[C_TARGET], P_EXTRA]
     added = 0
     for g in range(g0, g1):
@@ -357,10 +382,10 @@ def _deliver_runs(plan, cells, c, graded, batch, g0, g1):
         while first < end:
             # Events of one convolution group share their target channels; without groups that is all of them.
             shift, last = 0, end
-            if grouped:
-                group = channel[first] // group_in
+            if group_in > 0:
+                group = (channel[first] + con[C_CHANNEL_SHIFT]) // group_in
                 last = first + 1
-                while last < end and channel[last] // group_in == group:
+                while last < end and (channel[last] + con[C_CHANNEL_SHIFT]) // group_in == group:
                     last += 1
                 shift = group * con[C_GROUP_OUT]
             for r in range(r0, r1):
@@ -415,7 +440,8 @@ def _deliver_singly(plan, cells, c, graded, batch, g0, g1, tick):
             for r in range(plan.whole[place], plan.whole[place + 1]):
                 unit, weight, length = np.int64(plan.runs[r, R_TARGET]), con[C_WEIGHT], 1
                 if op == OP_RUNS:
-                    unit += number // con[C_GROUP_IN] * con[C_GROUP_OUT]
+                    if con[C_GROUP_IN] > 0:
+                        unit += (number + con[C_CHANNEL_SHIFT]) // con[C_GROUP_IN] * con[C_GROUP_OUT]
                     weight += number * con[C_ROW] + plan.runs[r, R_FIRST]
                     length = np.int64(plan.runs[r, R_LENGTH])
                 elif op == OP_UNITS:
@@ -526,6 +552,12 @@ def _slot_group(plan, p, slot):
     """First group of a population's slot, which has room for one group per position and the end of the last."""
     positions = plan.pop[p, P_SIZE] // plan.pop[p, P_CHANNELS]
     return plan.pop[p, P_SLOT_GROUP] + (slot - plan.pop[p, P_FIRST_SLOT]) * (positions + 1)
+
+
+@_compiled
+def _slot_event(plan, p, slot):
+    """First event of a population's slot."""
+    return plan.pop[p, P_SLOT_EVENT] + (slot - plan.pop[p, P_FIRST_SLOT]) * (plan.pop[p, P_SIZE] + PACK_SLACK)
 
 
 @_compiled
@@ -698,21 +730,18 @@ def _pack(plan, cells, batch, p, g0, e0):
     for position in range(pop[P_SIZE] // channels):
         before = event
         unit = pop[P_UNIT] + position * channels
-        if channels % 8 == 0:  # populations start at multiples of 8 in the mask, so whole words can be tested
+        if channels % 8 == 0:  # populations start at multiples of 8 in the mask, so whole words can be read
             for k in range(channels // 8):
-                word = cells.words[unit // 8 + k]
-                while word != 0:  # bytes are 0 or 1: the lowest set bit tells the channel
-                    channel[event] = 8 * k + np.int64(_trailing_zeros(word) >> np.uint64(3))
-                    event += 1
-                    word &= word - np.uint64(1)
+                pattern = np.int64((cells.words[unit // 8 + k] * _GATHER) >> np.uint64(56))
+                _unpack_byte(channel, event, _BITS, pattern, 8 * k)
+                event += _COUNT[pattern]
         else:
             for k in range(channels):
                 if cells.mask[unit + k]:
                     channel[event] = k
                     event += 1
-        if event > before:
-            groups[group, G_POSITION], groups[group, G_FIRST] = position, before
-            group += 1
+        groups[group, G_POSITION], groups[group, G_FIRST] = position, before
+        group += event > before
     groups[group, G_FIRST] = event
     return group - g0, event - e0
 
@@ -797,7 +826,7 @@ def _turn(plan, state, p, tick):
     if kind != KIND_INTEGRATOR:
         slot = pop[P_FIRST_SLOT] + tick % pop[P_SLOTS]
         g0 = _slot_group(plan, p, slot)
-        groups, events = _pack(plan, cells, batch, p, g0, pop[P_SLOT_EVENT] + tick % pop[P_SLOTS] * pop[P_SIZE])
+        groups, events = _pack(plan, cells, batch, p, g0, _slot_event(plan, p, slot))
         g1 = g0 + groups
         state.slot_groups[slot] = groups
         valued = (flags & FLAG_GRADED) != 0

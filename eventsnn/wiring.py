@@ -110,7 +110,8 @@ class _Builder:
         self.con = np.zeros((len(network.connections), k.C_COLUMNS), np.int64)
         floating = self.dtype.type
         self.real, self.whole, self.runs = _Pile(floating), _Pile(np.int64), _Pile(np.int32)
-        self.registers = self.extras = 0
+        self.extras = self.lasting = 0
+        self.claimed: dict[int, int] = {}  # register entries by depth
 
     def build(self) -> Wiring:
         network = self.network
@@ -122,7 +123,7 @@ class _Builder:
             row[k.P_UNIT], row[k.P_SIZE], row[k.P_CHANNELS] = units, population.size, population.shape[0]
             units += -(-population.size // 8) * 8  # masks are read eight units at a time
             row[k.P_RANK] = 2 * self.depth[population.name] + 1
-            row[k.P_REGISTER], self.registers = self.registers, self.registers + population.size
+            row[k.P_REGISTER] = self._claim(population)
             row[k.P_FIRST_OUT] = self.whole.add(np.array(outgoing))
             row[k.P_LAST_OUT] = self.whole.size
             slot_count = max((int(network.connections[j].delay) for j in outgoing), default=0) + 1
@@ -131,7 +132,7 @@ class _Builder:
             if not isinstance(population.neuron, Input):
                 slots += slot_count
                 group_entries += slot_count * (positions(population.shape) + 1)
-                event_entries += slot_count * population.size
+                event_entries += slot_count * (population.size + k.PACK_SLACK)
             row[k.P_RECORD] = population.name in self.record
             row[k.P_POTENTIAL] = -1
             if population.name in self.recorded_potentials:
@@ -139,6 +140,8 @@ class _Builder:
                 columns += population.size
             self._neuron(row, population)
         classes = [self._connection(j, c) for j, c in enumerate(network.connections)]
+        shared = max(self.claimed.values())
+        self.con[self.con[:, k.C_ANALOG] != 0, k.C_REGISTER] += shared
         for i, population in enumerate(network.populations):
             own = [
                 j
@@ -165,7 +168,7 @@ class _Builder:
         return Wiring(
             plan=plan,
             units=units,
-            registers=self.registers,
+            registers=shared + self.lasting,
             extras=self.extras,
             slots=slots,
             group_entries=group_entries,
@@ -176,6 +179,17 @@ class _Builder:
             tap_class=tuple(classes),
             macs_input=np.array(macs, np.int64),
         )
+
+    def _claim(self, target: Population) -> int:
+        """Room for the input of one tick.
+
+        Whatever reaches a population in a tick is delivered at the rank just before its turn, which empties it again.
+        So populations of different depth share one piece of memory, which stays in the processor's nearest cache.
+        """
+        depth = self.depth[target.name]
+        start = self.claimed.get(depth, 0)
+        self.claimed[depth] = start + target.size
+        return start
 
     # ---------------------------------------------------------------------------------------------- populations
 
@@ -296,9 +310,10 @@ class _Builder:
         row[k.C_REGISTER] = self.pop[row[k.C_TARGET], k.P_REGISTER]
         if c.scale is not None:
             row[k.C_SCALE] = self.real.add(c.scale[: self.ticks])
-        if c.scale is not None or row[k.C_ANALOG]:
-            row[k.C_REGISTER], self.registers = self.registers, self.registers + target.size
-        row[k.C_GROUP_IN], row[k.C_GROUP_OUT] = source.shape[0], target.shape[0]
+        if row[k.C_ANALOG]:
+            row[k.C_REGISTER], self.lasting = self.lasting, self.lasting + target.size
+        elif c.scale is not None:
+            row[k.C_REGISTER] = self._claim(target)
         pools = any(isinstance(m, Pool | AdaptivePool) for m in (*c.before, *c.after))
         if isinstance(c.op, Identity) and not any(isinstance(m, Flatten) for m in c.before):
             self._units(row, c, source)
@@ -334,16 +349,14 @@ class _Builder:
             row[k.C_EFFECTIVE] = self.whole.add(fan[:, None] * (weight != 0))
 
     def _runs(self, row: np.ndarray, c: Connection, source: Population) -> bool:
-        """Convolution or dense weights as runs of neighbouring target units. Returns whether coefficients differ."""
+        """Convolution or dense weights as runs of neighbouring target units. Returns whether a pool before is uneven."""
         before = _compose(c.before, source.shape)
         rows, shape, taps, slots, groups = _weight_taps(c.op, before)
-        channels = before.channel_shift + np.arange(source.shape[0])
-        if groups > 1 and (before.channel_shift or before.shape[0] != source.shape[0]):
-            rows, groups = _ungroup(rows, groups), 1  # padded channels would break the numbering of groups
-        rows = rows[channels]  # (source channels, slots, target channels of a group)
+        rows = rows[before.channel_shift : before.channel_shift + source.shape[0]]  # silent channels have no events
         out = rows.shape[2]
         row[k.C_OP], row[k.C_ROW] = k.OP_RUNS, rows.shape[1] * out
-        row[k.C_GROUP_IN], row[k.C_GROUP_OUT] = source.shape[0] // groups, out
+        row[k.C_GROUP_IN], row[k.C_GROUP_OUT] = before.shape[0] // groups if groups > 1 else 0, out
+        row[k.C_CHANNEL_SHIFT] = before.channel_shift
         # main: source position -> position of the operation's result, with the weight slot carried along
         main, slot = _join_labelled(before.taps, taps, slots)
         after = _compose(c.after, shape)
@@ -373,7 +386,7 @@ class _Builder:
         if pool.any():
             row[k.C_POOL_FAN] = self.whole.add(pool)
         row[k.C_BY_TABLE] = bool(c.after)
-        return common is None
+        return before.uneven
 
     def _sparse(self, row: np.ndarray, c: Connection, source: Population, target: Population) -> bool:
         """A list of synapses per source unit, from a `Sparse` operation or an identity behind `Flatten`."""
@@ -423,7 +436,7 @@ class _Builder:
             np.add.at(pool, main.source, after.forwarded[main.target % width])
         if pool.any() and isinstance(c.op, Sparse):
             row[k.C_POOL_FAN] = self.whole.add(pool)
-        return common is None
+        return before.uneven
 
     def _pointers(
         self,
@@ -461,21 +474,24 @@ class _Chain(NamedTuple):
     grid: Shape  # the same before flattening
     channel_shift: int
     forwarded: np.ndarray  # per source position: events that pools forward for one event
+    uneven: bool  # whether a pool among them has coefficients that differ
 
 
 def _compose(maps: tuple[AddressMap, ...], shape: Shape) -> _Chain:
     every = np.arange(positions(shape))
     taps, grid, shift = Taps(every, every, np.ones(every.size)), shape, 0
-    forwarded = np.zeros(every.size, np.int64)
+    forwarded, uneven = np.zeros(every.size, np.int64), False
     for step in maps:
         if isinstance(step, Flatten):
-            return _Chain(taps, step.out_shape(grid), grid, shift, forwarded)
-        taps, grid = _join(taps, step.taps(grid)), step.out_shape(grid)
+            return _Chain(taps, step.out_shape(grid), grid, shift, forwarded, uneven)
+        own = step.taps(grid)
+        taps, grid = _join(taps, own), step.out_shape(grid)
+        uneven |= _common(own.coefficient) is None
         if isinstance(step, Subsample):
             shift += step.channels[0]
         else:
             forwarded += np.bincount(taps.source, minlength=every.size)
-    return _Chain(taps, grid, grid, shift, forwarded)
+    return _Chain(taps, grid, grid, shift, forwarded, uneven)
 
 
 def _join(first: Taps, second: Taps) -> Taps:
@@ -539,16 +555,6 @@ def _weight_taps(op: Operation, before: _Chain) -> tuple[np.ndarray, Shape, Taps
     grouped = weight.reshape(op.groups, shape[0] // op.groups, weight.shape[1], -1).transpose(0, 2, 3, 1)
     rows = grouped.reshape(before.shape[0], -1, shape[0] // op.groups)
     return rows, shape, Taps(source, target, np.ones(source.size)), slot, op.groups
-
-
-def _ungroup(rows: np.ndarray, groups: int) -> np.ndarray:
-    """Grouped weight rows as ungrouped ones, zero where the groups do not reach."""
-    channels, slots, out = rows.shape
-    full = np.zeros((channels, slots, out * groups))
-    for g in range(groups):
-        inside = slice(g * channels // groups, (g + 1) * channels // groups)
-        full[inside, :, g * out : (g + 1) * out] = rows[inside]
-    return full
 
 
 def _merge(
