@@ -28,6 +28,7 @@ from eventsnn.network import AdaptivePool, Connection, Network, Pool, Population
 from eventsnn.neurons import COMPARATORS, IF, LIF, Input
 from eventsnn.torch_terms import Layer, Plan, carry, check_currents, draw, scaled
 from eventsnn.torch_trace import describe, first_line, forward, register
+from eventsnn.watchdog import Fixed
 
 __all__ = ["conversion_check", "from_torch", "load_checkpoint", "register", "verify"]
 
@@ -263,7 +264,7 @@ def verify(
     chunk = max(1, min(len(images), (1 << 27) // (2 * max(neurons, 1) * ticks)))
     for begin in range(0, len(images), chunk):
         part = images[begin : begin + chunk]
-        run = simulate(network, part, ticks=ticks, record="spikes", dtype=dtype)
+        run = simulate(network, part, ticks=ticks, watchdog=Fixed(), record="spikes", dtype=dtype)
         counts = {name: _dense_events(run, network, name, len(part), ticks) for name in names}
         stepped = _step(plan, network, part, ticks, kind, counts)
         for name, (spikes, differing) in stepped.totals.items():
@@ -560,12 +561,12 @@ def _predictions(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Predicted classes at each run length; summed outputs of one long run hold the shorter ones."""
     if network.readout == "sum":
-        outputs = np.asarray(simulate(network, images, ticks=lengths[-1]).outputs)
+        outputs = np.asarray(simulate(network, images, ticks=lengths[-1], watchdog=Fixed()).outputs)
         for t in lengths:
             yield t, outputs[:, t - 1].reshape(len(outputs), -1).argmax(1)
     else:
         for t in lengths:  # ties of spike counts are settled by membranes, which only the run knows
-            yield t, np.asarray(simulate(network, images, ticks=t).predictions)
+            yield t, np.asarray(simulate(network, images, ticks=t, watchdog=Fixed()).predictions)
 
 
 def _compare_rates(
@@ -584,7 +585,7 @@ def _compare_rates(
         part = images[begin : begin + 1]
         for x in _batches(plan, network, part):
             forward(plan.root, plan.graph, x, after=watch)
-        run = simulate(network, part, ticks=ticks, record="spikes")
+        run = simulate(network, part, ticks=ticks, watchdog=Fixed(), record="spikes")
         for layer in layers:
             events = run.events[run.events["population"] == _index(network, layer.name)]
             counts = np.bincount(events["neuron"], events["value"], minlength=network[layer.name].size)

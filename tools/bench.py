@@ -321,12 +321,9 @@ def show(found: dict[str, Any]) -> None:
     print(f"\nResNet-20 ({row['network']}), {row['ticks']} ticks, batch 1, the whole run:")
     print(f"  {row['ms_per_image']:.2f} ms per image, {row['synops_per_image'] / 1e6:.1f} million SynOps")
     print(f"  {row['synops_per_second'] / 1e9:.2f} billion SynOps/s, {row['of_limit']:.2f} of the streaming limit")
-    print(
-        f"  PyTorch, batch 1:  {row['torch_batch_1_ms']:.2f} ms per image, {row['times_faster_than_batch_1']:.1f} x ours"
-    )
-    print(
-        f"  PyTorch, batch 64: {row['torch_batch_64_ms']:.2f} ms per image, {row['times_faster_than_batch_64']:.1f} x ours"
-    )
+    for batch in (1, 64):
+        theirs, times = row[f"torch_batch_{batch}_ms"], row[f"times_faster_than_batch_{batch}"]
+        print(f"  PyTorch, batch {batch}: {theirs:.2f} ms per image, {times:.1f} times ours")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,615 @@
+"""Trains a network of QCFS neurons from a recipe, goes on where it was stopped, and exports it for eventsnn.
+
+    python tools/train.py tools/recipes/digits.toml            train or resume, export, measure, write the card
+    python tools/train.py tools/recipes/digits.toml --folds    cross-validate on the training samples, export nothing
+    python tools/train.py tools/recipes/digits.toml --export   only export and measure what was trained before
+
+Needs torch and scikit-learn (`pip install '.[torch,test]'`). Runs on CUDA where there is one; `--device cpu` repeats
+the packaged network. Each epoch draws its random numbers from (seed, stage, epoch) alone, so a training that was
+stopped and resumed ends in the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+import os
+import platform
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # models are named from here, "tools.modules:digits_net", also in the exported file
+
+import eventsnn as es  # noqa: E402
+from eventsnn import layouts  # noqa: E402
+from eventsnn.import_torch import load_checkpoint  # noqa: E402
+from eventsnn.report import predictions_by_tick, wilson  # noqa: E402
+from eventsnn.watchdog import parse_policy  # noqa: E402
+from tools.modules import spikes  # noqa: E402
+
+GAPS = range(1, 7)  # the spike-gap cutoffs that --folds compares
+
+# --------------------------------------------------------------------------------------------------------- the recipe
+
+
+@dataclass(frozen=True)
+class Data:
+    """source: "digits". held_out: how many of the last samples are only measured on. folds: of `--folds`."""
+
+    source: str
+    held_out: int
+    folds: int
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How training images are moved, each drawn evenly from -value to +value. rotate: degrees. shift: pixels.
+
+    noise: standard deviation added to pixels of 0..1, which are then clipped.
+    """
+
+    rotate: float = 0.0
+    scale: float = 0.0
+    shear: float = 0.0
+    shift: float = 0.0
+    noise: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """kind: "quantised" trains the activations, "spiking" the neurons they stand for, over `ticks`.
+
+    The loss is the cross-entropy of `sharpness` x output spike counts; when spiking, its mean over the counts up to
+    each tick, plus `rate_penalty` x the sum over hidden layers of the spikes per neuron and tick. The learning rate
+    rises over a tenth of the steps and falls to 0 as a cosine. Weight decay leaves thresholds and norms alone.
+    """
+
+    kind: str
+    epochs: int
+    learning_rate: float
+    weight_decay: float
+    ticks: int
+    sharpness: float
+    rate_penalty: float = 0.0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Files to write: the state dict, the eventsnn network, the held-out samples, and the card that describes them."""
+
+    state: str
+    network: str
+    held_out: str
+    card: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training. model: "module:factory" of an `nn.Sequential` ending in a QCFS. ticks, cutoff: of the network."""
+
+    name: str
+    model: str
+    seed: int
+    threads: int
+    batch: int
+    ticks: int
+    cutoff: str
+    checkpoint: str
+    data: Data
+    augment: Augment
+    stages: tuple[Stage, ...]
+    export: Export
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """The recipe of a TOML file; raises ValueError naming the file, the key and what was wanted."""
+    try:
+        table = tomllib.loads(Path(path).read_text())
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {error}") from None
+    try:
+        recipe = _filled(Recipe, table, "")
+        _check(recipe)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return recipe
+
+
+def _filled(kind: type, table: Mapping[str, Any], place: str) -> Any:
+    types = get_type_hints(kind)
+    for key in table:
+        if key not in types:
+            raise ValueError(f"unknown key {place + key!r}; there are {', '.join(place + name for name in types)}")
+    for field in fields(kind):
+        if field.name not in table and field.default is MISSING:
+            raise ValueError(f"{place + field.name!r} is missing")
+    return kind(**{key: _value(types[key], value, place + key) for key, value in table.items()})
+
+
+def _value(kind: Any, value: Any, name: str) -> Any:
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{name!r} is {value!r}, wanted tables headed [[{name}]]")
+        return tuple(_value(get_args(kind)[0], entry, name) for entry in value)
+    if is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ValueError(f"{name!r} is {value!r}, wanted a table headed [{name}]")
+        return _filled(kind, value, f"{name}.")
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        words = {int: "a whole number", float: "a number", str: "text"}
+        raise ValueError(f"{name!r} is {value!r}, wanted {words[kind]}")
+    return value
+
+
+def _check(recipe: Recipe) -> None:
+    least = {"threads": 1, "batch": 2, "ticks": 1, "data.held_out": 1, "data.folds": 2}
+    for name, low in least.items():
+        value = recipe
+        for part in name.split("."):
+            value = getattr(value, part)
+        if value < low:
+            raise ValueError(f"{name!r} is {value}, wanted {low} or more")
+    if recipe.seed < 0:
+        raise ValueError(f"'seed' is {recipe.seed}, wanted 0 or more")
+    if recipe.data.source != "digits":
+        raise ValueError(f"'data.source' is {recipe.data.source!r}, wanted 'digits'")
+    if not recipe.stages:
+        raise ValueError("'stages' is empty, wanted at least one table headed [[stages]]")
+    for stage in recipe.stages:
+        if stage.kind not in ("quantised", "spiking"):
+            raise ValueError(f"'stages.kind' is {stage.kind!r}, wanted 'quantised' or 'spiking'")
+        for name in ("epochs", "ticks", "learning_rate", "sharpness"):
+            if not getattr(stage, name) > 0:
+                raise ValueError(f"'stages.{name}' is {getattr(stage, name)}, wanted more than 0")
+    parse_policy(recipe.cutoff)
+
+
+# ------------------------------------------------------------------------------------------------------------ samples
+
+
+def load_digits() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's digits in its order: images (1797, 8, 8) uint8, its 0..16 spread over 0..255; labels uint8."""
+    from sklearn import datasets
+
+    found = datasets.load_digits()
+    return np.rint(found.images * (255 / 16)).astype(np.uint8), found.target.astype(np.uint8)
+
+
+def as_tensor(images: np.ndarray) -> Tensor:
+    """(N, 1, H, W) float32, exactly what eventsnn makes of uint8 images (N, H, W)."""
+    return torch.from_numpy(images.astype(np.float32) / np.float32(255)).unsqueeze(1)
+
+
+def augmented(images: Tensor, how: Augment, generator: torch.Generator) -> Tensor:
+    """The images, each moved and made noisy in its own way. images: (N, C, H, W) of 0..1."""
+    count, _, height, width = images.shape
+
+    def draw(most: float) -> Tensor:
+        return (torch.rand(count, generator=generator) * 2 - 1) * most
+
+    angle, scale, shear = draw(math.radians(how.rotate)), 1 + draw(how.scale), draw(how.shear)
+    across, down = draw(how.shift * 2 / width), draw(how.shift * 2 / height)  # a grid is 2 wide, whatever its pixels
+    cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
+    rows = [torch.stack([cosine, shear - sine, across], 1), torch.stack([sine, cosine, down], 1)]
+    grid = functional.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    moved = functional.grid_sample(images, grid, align_corners=False)
+    return (moved + how.noise * torch.randn(moved.shape, generator=generator)).clamp(0, 1)
+
+
+# ----------------------------------------------------------------------------------------------------------- training
+
+
+def new_network(recipe: Recipe) -> nn.Sequential:
+    """The recipe's model with its first weights."""
+    place, _, name = recipe.model.partition(":")
+    try:
+        factory = getattr(import_module(place), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"model {recipe.model!r} cannot be imported: {error}") from None
+    torch.manual_seed(recipe.seed)
+    return factory()
+
+
+def train(
+    recipe: Recipe,
+    images: np.ndarray,
+    labels: np.ndarray,
+    checkpoint: Path,
+    device: str = "cpu",
+    tell: Callable[[Stage, int, float], None] | None = None,
+) -> tuple[nn.Sequential, float]:
+    """The trained network, on the CPU and in evaluation mode, and the seconds its training took in all.
+
+    images: (N, H, W) uint8. checkpoint: written after every epoch, before tell(stage, epochs done in it, loss); when
+    it is there, training goes on from it. Raises ValueError when it belongs to another training.
+    """
+    network = new_network(recipe).to(device)
+    x, y = as_tensor(images), torch.from_numpy(labels.astype(np.int64))
+    fingerprint = _fingerprint(recipe, images, labels)
+    saved = _resume(checkpoint, fingerprint)
+    done, spent = (saved["done"], saved["seconds"]) if saved else (0, 0.0)
+    if saved:
+        network.load_state_dict(saved["network"])
+    plan = [(s, epoch) for s, stage in enumerate(recipe.stages) for epoch in range(stage.epochs)]
+
+    started = time.perf_counter()
+    optimiser = None
+    for s, epoch in plan[done:]:
+        stage = recipe.stages[s]
+        if optimiser is None or epoch == 0:
+            optimiser = _optimiser(network, stage)
+            if saved and epoch > 0:
+                optimiser.load_state_dict(saved["optimiser"])
+        loss = _epoch(network, optimiser, recipe, s, epoch, x, y, device)
+        done += 1
+        state = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "fingerprint": fingerprint}
+        _save({**state, "done": done, "seconds": spent + time.perf_counter() - started}, checkpoint)
+        if tell is not None:
+            tell(stage, epoch + 1, loss)
+    return network.cpu().eval(), spent + time.perf_counter() - started
+
+
+def _epoch(
+    network: nn.Sequential,
+    optimiser: torch.optim.Optimizer,
+    recipe: Recipe,
+    s: int,
+    epoch: int,
+    x: Tensor,
+    y: Tensor,
+    device: str,
+) -> float:
+    stage = recipe.stages[s]
+    seed = np.random.SeedSequence([recipe.seed, s, epoch]).generate_state(1)[0]
+    generator = torch.Generator().manual_seed(int(seed))  # on the CPU, so that devices see the same samples
+    network.train()
+    batches = torch.randperm(len(x), generator=generator).split(recipe.batch)
+    total = 0.0
+    for b, batch in enumerate(batches):
+        for group in optimiser.param_groups:
+            group["lr"] = stage.learning_rate * _warmth((epoch + b / len(batches)) / stage.epochs)
+        loss = _loss(network, stage, augmented(x[batch], recipe.augment, generator).to(device), y[batch].to(device))
+        if not torch.isfinite(loss):
+            raise ValueError(f"the loss is {loss.item()} in epoch {epoch + 1} of stage {s + 1}; lower 'learning_rate'")
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        total += loss.item() * len(batch)
+    return total / len(x)
+
+
+def _loss(network: nn.Sequential, stage: Stage, x: Tensor, y: Tensor) -> Tensor:
+    if stage.kind == "quantised":
+        counts = network(x) / network[-1].threshold * stage.ticks
+        return functional.cross_entropy(stage.sharpness * counts, y)
+    emitted, _ = spikes(network, x, stage.ticks)
+    counts = emitted[-1].cumsum(0)
+    loss = functional.cross_entropy((stage.sharpness * counts).flatten(0, 1), y.repeat(stage.ticks))
+    return loss + stage.rate_penalty * sum(layer.mean() for layer in emitted[:-1])
+
+
+def _warmth(part: float) -> float:
+    """Share of the learning rate when `part` of a stage is done."""
+    return part / 0.1 if part < 0.1 else 0.5 * (1 + math.cos(math.pi * (part - 0.1) / 0.9))
+
+
+def _optimiser(network: nn.Module, stage: Stage) -> torch.optim.Optimizer:
+    weights = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": weights, "weight_decay": stage.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=stage.learning_rate)
+
+
+def _fingerprint(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> str:
+    """What the weights depend on: another recipe or other samples must not go on from this checkpoint."""
+    what = (recipe.model, recipe.seed, recipe.batch, recipe.augment, recipe.stages)
+    found = hashlib.sha256(repr(what).encode())
+    found.update(np.ascontiguousarray(images).tobytes())
+    found.update(np.ascontiguousarray(labels).tobytes())
+    return found.hexdigest()
+
+
+def _resume(checkpoint: Path, fingerprint: str) -> dict[str, Any] | None:
+    if not checkpoint.exists():
+        return None
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    if saved["fingerprint"] != fingerprint:
+        raise ValueError(
+            f"checkpoint {checkpoint} belongs to another recipe or other samples; delete it, or name another one"
+        )
+    return saved
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    torch.save(content, part)
+    os.replace(part, path)  # so that a training killed while writing still has its last checkpoint
+
+
+# ---------------------------------------------------------------------------------------------------------- measuring
+
+
+def stepped(network: nn.Sequential, images: np.ndarray, labels: np.ndarray, ticks: int) -> es.Trace:
+    """What the output neurons did, stepped in PyTorch: a trace that `es.replay` asks any cutoff about."""
+    with torch.no_grad():
+        emitted, margins = spikes(network, as_tensor(images), ticks)
+    counts = emitted[-1].cumsum(0)
+    return es.Trace(
+        outputs=counts.transpose(0, 1).double().numpy(),
+        margins=margins.transpose(0, 1).double().numpy(),
+        synops=np.zeros((len(images), ticks), np.int64),
+        stop_time=np.full(len(images), ticks, np.int64),
+        readout="spikes",
+        labels=labels,
+    )
+
+
+class Cut(NamedTuple):
+    """How a cutoff does on a trace: how many are right, the mean stop in ticks, how many answers the cut changed."""
+
+    right: int
+    mean_stop: float
+    changed: int
+
+
+def cut(trace: es.Trace, policy: str) -> Cut:
+    """The account of one cutoff, given as text."""
+    full = predictions_by_tick(trace.outputs, trace.margins)[:, -1]
+    found = es.replay(trace, parse_policy(policy))
+    right = int(np.sum(found.predictions == trace.labels))
+    return Cut(right, float(found.stop_time.mean()), int(np.sum(found.predictions != full)))
+
+
+def cross_validate(
+    recipe: Recipe, images: np.ndarray, labels: np.ndarray, device: str, tell: Callable[..., None]
+) -> list[es.Trace]:
+    """One trace per fold: trained on the other folds, measured on this one. Folds are consecutive samples."""
+    edges = [len(labels) * i // recipe.data.folds for i in range(recipe.data.folds + 1)]
+    traces = []
+    for fold, (low, high) in enumerate(pairwise(edges), 1):
+        rest = np.r_[0:low, high : len(labels)]
+        checkpoint = ROOT / recipe.checkpoint
+        checkpoint = checkpoint.with_name(f"{checkpoint.stem}-fold{fold}of{recipe.data.folds}{checkpoint.suffix}")
+        network, _ = train(recipe, images[rest], labels[rest], checkpoint, device, tell)
+        traces.append(stepped(network, images[low:high], labels[low:high], recipe.ticks))
+    return traces
+
+
+def pooled(traces: list[es.Trace]) -> es.Trace:
+    """The traces of all folds as one."""
+    names = ("outputs", "margins", "synops", "stop_time", "labels")
+    return replace(traces[0], **{name: np.concatenate([getattr(t, name) for t in traces]) for name in names})
+
+
+# ---------------------------------------------------------------------------------------------------------- exporting
+
+
+def save_state(recipe: Recipe, network: nn.Sequential, seconds: float, device: str) -> None:
+    """Write the trained state dict, and beside it what is known about its training, as numbers and text."""
+    from sklearn import __version__ as sklearn_version
+
+    training = {
+        "seconds": seconds,
+        "device": device,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "sklearn": sklearn_version,
+        "numpy": np.__version__,
+    }
+    _save({"state_dict": network.state_dict(), "training": training}, ROOT / recipe.export.state)
+
+
+def export(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> es.Network:
+    """Write the held-out samples, and the eventsnn network of the saved state dict; returns that network.
+
+    Raises ValueError when there is no state dict, or it is of another model.
+    """
+    path = ROOT / recipe.export.state
+    network = layouts.build(recipe.model, load_checkpoint(path))
+    _save_arrays(ROOT / recipe.export.held_out, images=images, labels=labels)
+    converted = es.from_torch(
+        network,
+        np.zeros((1, 1, *images.shape[1:]), np.float32),
+        ticks=recipe.ticks,
+        origin={"checkpoint": path.name, "sha256": _sha256(path), "model": recipe.model, "seed": recipe.seed},
+    )
+    classes = tuple(str(label) for label in np.unique(labels))
+    converted = replace(converted, labels=classes, cutoff=str(parse_policy(recipe.cutoff)))
+    es.save(converted, ROOT / recipe.export.network)
+    return converted
+
+
+def _save_arrays(path: Path, **arrays: np.ndarray) -> None:
+    part = path.with_name("part-" + path.name)  # numpy would put its own ending behind any other
+    np.savez_compressed(part, **arrays)
+    os.replace(part, path)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+CARD = """\
+# {name}: the network that `eventsnn simulate` runs when it is given none
+
+Written by `tools/train.py`; the numbers are of that run.
+
+| | |
+|---|---|
+| network | {drawing} |
+| trained on | the first {trained} digits of scikit-learn's `load_digits`, in its order |
+| held out | the last {held_out}, in `{held_out_name}`: neither trained on nor used for a choice |
+| recipe | `{recipe}`, seed {seed} |
+| retrain | `python tools/train.py {recipe} --device cpu` |
+| training took | {seconds:.0f} s on {device} ({machine}), {threads} |
+| trained with | Python {python}, torch {torch}, scikit-learn {sklearn}, numpy {numpy} |
+| exported with | eventsnn {eventsnn} |
+| licence | of the weights: MIT, as the project; of the samples: CC BY 4.0 (below) |
+
+The architecture, the recipe and the cutoff were chosen by cross-validation on the training digits; the recipe shows
+what it found.
+
+## Measured on the {held_out} held-out digits, by `eventsnn.simulate`
+
+| cutoff | right | accuracy | 95 % interval (Wilson) | mean stop, ticks | spikes per digit | SynOps per digit |
+|---|---|---|---|---|---|---|
+{rows}
+
+`python -m eventsnn verify {state} {network} --input {held_out_file}` compares the two files spike for spike.
+
+## Files
+
+| file | what | sha256 |
+|---|---|---|
+{files}
+
+## Samples
+
+E. Alpaydin and C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI Machine Learning Repository, 1998,
+<https://doi.org/10.24432/C50P49>. UCI distributes the data set under
+[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/); scikit-learn, which ships a copy of its test set (1,797
+digits by 13 writers, each pixel a count from 0 to 16), names no licence of its own for it. Changed here: pixels are
+spread over 0..255 (`round(pixel x 255 / 16)`, uint8), and only the last {held_out} digits are kept.
+"""
+
+
+def write_card(recipe: Recipe, recipe_path: Path, network: es.Network) -> str:
+    """Measure the exported files with `es.simulate`, write the card, and return its table of results."""
+    held_out = np.load(ROOT / recipe.export.held_out)
+    rows = []
+    for policy in ("fixed", recipe.cutoff):
+        run = es.simulate(network, held_out["images"], held_out["labels"], watchdog=parse_policy(policy))
+        right, total = int(np.sum(run.predictions == run.labels)), len(run.predictions)
+        low, high = wilson(right, total)
+        cells = (
+            f"`{policy}`",
+            f"{right} of {total}",
+            f"{100 * right / total:.2f} %",
+            f"{100 * low:.1f} to {100 * high:.1f} %",
+            f"{run.stop_time.mean():.2f} of {recipe.ticks}",
+            f"{run.ledger.spikes().mean():,.0f}",
+            f"{run.ledger.synops().mean():,.0f}",
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    described = {
+        recipe.export.network: "the network, with its weights folded",
+        recipe.export.held_out: f"the held-out digits: `images` ({total}, 8, 8) uint8, `labels` ({total},) uint8",
+        recipe.export.state: f"the trained PyTorch state dict of `{recipe.model}`",
+    }
+    training = torch.load(ROOT / recipe.export.state, weights_only=True)["training"]
+    card = CARD.format(
+        **training,
+        name=recipe.name,
+        drawing=" - ".join(f"{p.name} {'x'.join(map(str, p.shape))}" for p in network.populations),
+        trained=len(load_digits()[0]) - total,
+        held_out=total,
+        held_out_name=Path(recipe.export.held_out).name,
+        held_out_file=recipe.export.held_out,
+        state=recipe.export.state,
+        network=recipe.export.network,
+        recipe=recipe_path.resolve().relative_to(ROOT) if recipe_path.resolve().is_relative_to(ROOT) else recipe_path,
+        seed=recipe.seed,
+        threads=f"{recipe.threads} thread{'s' if recipe.threads > 1 else ''}",
+        eventsnn=es.__version__,
+        rows="\n".join(rows),
+        files="\n".join(f"| `{Path(f).name}` | {what} | `{_sha256(ROOT / f)}` |" for f, what in described.items()),
+    )
+    (ROOT / recipe.export.card).write_text(card)
+    return "\n".join(rows)
+
+
+# --------------------------------------------------------------------------------------------------------- the command
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, or 2 after a sentence about bad input."""
+    parser = argparse.ArgumentParser(description="Train, resume and export a network of QCFS neurons.")
+    parser.add_argument("recipe", type=Path, help="a TOML file such as tools/recipes/digits.toml")
+    parser.add_argument("--folds", action="store_true", help="cross-validate on the training samples, export nothing")
+    parser.add_argument("--export", action="store_true", help="train nothing; export and measure the saved state dict")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    options = parser.parse_args(arguments)
+    try:
+        if options.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device is cuda, but PyTorch finds none here; leave --device out")
+        recipe = read_recipe(options.recipe)
+        torch.set_num_threads(recipe.threads)
+        images, labels = load_digits()
+        known = len(labels) - recipe.data.held_out
+        if options.folds:
+            _fold_up(recipe, images[:known], labels[:known], options.device)
+            return 0
+        if not options.export:
+            with _progress(recipe, 1) as tell:
+                checkpoint = ROOT / recipe.checkpoint
+                network, seconds = train(recipe, images[:known], labels[:known], checkpoint, options.device, tell)
+            save_state(recipe, network, seconds, options.device)
+        converted = export(recipe, images[known:], labels[known:])
+        rows = write_card(recipe, options.recipe, converted)
+        print("wrote", *(getattr(recipe.export, field.name) for field in fields(Export)))
+        print(rows)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _fold_up(recipe: Recipe, images: np.ndarray, labels: np.ndarray, device: str) -> None:
+    with _progress(recipe, recipe.data.folds) as tell:
+        traces = cross_validate(recipe, images, labels, device, tell)
+    ticks = sorted({1, 2, 3, 4, 6, 8, 12, recipe.ticks})
+    policies = ["fixed", *(f"spike-gap:{gap}" for gap in GAPS)]
+    print("accuracy in % after ticks", *ticks, sep="\t")
+    for name, trace in [*((f"fold {i}", t) for i, t in enumerate(traces, 1)), ("all", pooled(traces))]:
+        leading = predictions_by_tick(trace.outputs, trace.margins) == trace.labels[:, None]
+        print(f"{name:24}", *(f"{100 * leading[:, t - 1].mean():.2f}" for t in ticks if t <= recipe.ticks), sep="\t")
+    print("\ncutoff\tright\taccuracy %\tmean stop\tanswers changed\tworst fold, points lost")
+    everything = pooled(traces)
+    for policy in policies:
+        found = cut(everything, policy)
+        lost = max(100 * (cut(t, "fixed").right - cut(t, policy).right) / len(t.labels) for t in traces)
+        accuracy = 100 * found.right / len(labels)
+        print(policy, found.right, f"{accuracy:.2f}", f"{found.mean_stop:.2f}", found.changed, f"{lost:.2f}", sep="\t")
+
+
+@contextmanager
+def _progress(recipe: Recipe, trainings: int) -> Iterator[Callable[[Stage, int, float], None]]:
+    """Progress on stderr: a bar on a terminal, else nothing. A resumed training starts where it stands."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        epochs = sum(stage.epochs for stage in recipe.stages)
+        task = bar.add_task(recipe.name, total=epochs * trainings)
+
+        def tell(stage: Stage, epoch: int, loss: float) -> None:
+            bar.update(task, advance=1, description=f"{recipe.name}, {stage.kind} epoch {epoch}, loss {loss:.3f}")
+
+        yield tell
+
+
+if __name__ == "__main__":
+    sys.exit(main())
