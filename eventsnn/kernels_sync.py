@@ -266,9 +266,9 @@ def _accumulate(width: int, count: int, graded: bool) -> Any:
     return accumulate
 
 
-_add_64, _add_48, _add_32, _add_16 = (_accumulate(16, count, False) for count in (4, 3, 2, 1))
+_add_96, _add_48, _add_32, _add_16 = (_accumulate(16, count, False) for count in (6, 3, 2, 1))
 _add_8, _add_4, _add_1 = (_accumulate(width, 1, False) for width in (8, 4, 1))
-_mac_64, _mac_48, _mac_32, _mac_16 = (_accumulate(16, count, True) for count in (4, 3, 2, 1))
+_mac_96, _mac_48, _mac_32, _mac_16 = (_accumulate(16, count, True) for count in (6, 3, 2, 1))
 _mac_8, _mac_4, _mac_1 = (_accumulate(width, 1, True) for width in (8, 4, 1))
 
 
@@ -310,13 +310,15 @@ _GATHER = np.uint64(0x0102040810204080)  # times eight bytes of 0 or 1: their bi
 def _add_rows(register, start, weight, channel, value, first, last, row, offset, length):
     """Add the weight rows of binary events first..last of one position onto `length` target units."""
     i = 0
-    while length - i >= 64:
-        _add_64(register, start + i, weight, channel, value, first, last, row, offset + i)
-        i += 64
+    while length - i >= 96:
+        _add_96(register, start + i, weight, channel, value, first, last, row, offset + i)
+        i += 96
     if length - i >= 48:
         _add_48(register, start + i, weight, channel, value, first, last, row, offset + i)
         i += 48
-    elif length - i >= 32:
+    if i == length:  # whole kernel rows of 16, 32, 64 channels: the common end
+        return
+    if length - i >= 32:
         _add_32(register, start + i, weight, channel, value, first, last, row, offset + i)
         i += 32
     if length - i >= 16:
@@ -337,13 +339,15 @@ def _add_rows(register, start, weight, channel, value, first, last, row, offset,
 def _mac_rows(register, start, weight, channel, value, first, last, row, offset, length):
     """As `_add_rows`, every row multiplied by its event's value."""
     i = 0
-    while length - i >= 64:
-        _mac_64(register, start + i, weight, channel, value, first, last, row, offset + i)
-        i += 64
+    while length - i >= 96:
+        _mac_96(register, start + i, weight, channel, value, first, last, row, offset + i)
+        i += 96
     if length - i >= 48:
         _mac_48(register, start + i, weight, channel, value, first, last, row, offset + i)
         i += 48
-    elif length - i >= 32:
+    if i == length:  # whole kernel rows of 16, 32, 64 channels: the common end
+        return
+    if length - i >= 32:
         _mac_32(register, start + i, weight, channel, value, first, last, row, offset + i)
         i += 32
     if length - i >= 16:

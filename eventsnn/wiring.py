@@ -349,7 +349,7 @@ class _Builder:
             row[k.C_EFFECTIVE] = self.whole.add(fan[:, None] * (weight != 0))
 
     def _runs(self, row: np.ndarray, c: Connection, source: Population) -> bool:
-        """Convolution or dense weights as runs of neighbouring target units. Returns whether a pool before is uneven."""
+        """Convolution or dense weights as runs of neighbouring target units. Returns whether a pool is uneven."""
         before = _compose(c.before, source.shape)
         rows, shape, taps, slots, groups = _weight_taps(c.op, before)
         rows = rows[before.channel_shift : before.channel_shift + source.shape[0]]  # silent channels have no events
