@@ -89,7 +89,7 @@ Edges = list[tuple[str, str]]
 def from_nir(
     path: str | Path, assume: str | None = None, *, dt: float | None = None, tick_seconds: float | None = None
 ) -> Network:
-    """The network of a NIR file, fed with events.
+    """The network of a NIR file, fed with events (for images: `dataclasses.replace(network, encoding="direct")`).
 
     assume: the name of a profile. dt: NIR time units per tick; None for the profile's. tick_seconds: what a tick means
     in time; None for dt where NIR's time unit is the second (the profile says so, or dt was given), else unknown.
@@ -239,6 +239,8 @@ class _Walk:
                 raise ValueError(f"node {name!r} has the type {kind!r}, which is not a NIR node known here")
             if kind != "Input" and not self.into[name]:
                 raise ValueError(f"node {name!r} ({kind}) has no incoming edge; nothing feeds it")
+            if (kind == "Input" and self.into[name]) or (kind == "Output" and self.after[name]):
+                raise ValueError(f"node {name!r} ({kind}) stands in the middle of the graph; wanted it at the end")
         inputs, outputs = ([n for n in self.nodes if self.type(n) == kind] for kind in ("Input", "Output"))
         for kind, found in (("Input", inputs), ("Output", outputs)):
             if len(found) != 1:
@@ -671,6 +673,3 @@ def _ticks(delay: Any, dt: float) -> int:
     if whole < 0 or abs(ticks - whole) > 1e-6 * max(1, whole):
         raise ValueError(f"the delay is {array.flat[0]}, {ticks} ticks of {dt}; wanted a whole number of ticks")
     return whole
-
-
-__all__ = ["PROFILES", "Profile", "from_nir"]

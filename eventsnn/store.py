@@ -198,10 +198,11 @@ def _decoded(file: h5py.File) -> Network:
     try:
         values = _fields(document, Network, "network")
         network = Network(**{k: v if k == "origin" else _value(v, tree, k) for k, v in values.items()})
+        found = network_hash(network)
     except (TypeError, AttributeError, KeyError, IndexError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"dataset /eventsnn/network does not describe a network ({error})") from None
 
-    if network_hash(network) != _attribute(group, "network_sha256"):
+    if found != _attribute(group, "network_sha256"):
         raise ValueError(
             "group /eventsnn is not what was saved: its hash differs, so it is damaged or was edited by hand"
         )
