@@ -266,10 +266,11 @@ def _accumulate(width: int, count: int, graded: bool) -> Any:
     return accumulate
 
 
-_add_96, _add_48, _add_32, _add_16 = (_accumulate(16, count, False) for count in (6, 3, 2, 1))
-_add_8, _add_4, _add_1 = (_accumulate(width, 1, False) for width in (8, 4, 1))
-_mac_96, _mac_48, _mac_32, _mac_16 = (_accumulate(16, count, True) for count in (6, 3, 2, 1))
-_mac_8, _mac_4, _mac_1 = (_accumulate(width, 1, True) for width in (8, 4, 1))
+# Few widths: every one is compiled into every function that delivers. 96 and 48 are the kernel rows of 16, 32 and 64
+# channels.
+_add_96, _add_48, _add_16 = (_accumulate(16, count, False) for count in (6, 3, 1))
+_add_4, _add_1 = (_accumulate(width, 1, False) for width in (4, 1))
+_mac_16, _mac_1 = (_accumulate(width, 1, True) for width in (16, 1))
 
 
 @intrinsic
@@ -316,18 +317,10 @@ def _add_rows(register, start, weight, channel, value, first, last, row, offset,
     if length - i >= 48:
         _add_48(register, start + i, weight, channel, value, first, last, row, offset + i)
         i += 48
-    if i == length:  # whole kernel rows of 16, 32, 64 channels: the common end
-        return
-    if length - i >= 32:
-        _add_32(register, start + i, weight, channel, value, first, last, row, offset + i)
-        i += 32
-    if length - i >= 16:
+    while length - i >= 16:
         _add_16(register, start + i, weight, channel, value, first, last, row, offset + i)
         i += 16
-    if length - i >= 8:
-        _add_8(register, start + i, weight, channel, value, first, last, row, offset + i)
-        i += 8
-    if length - i >= 4:
+    while length - i >= 4:
         _add_4(register, start + i, weight, channel, value, first, last, row, offset + i)
         i += 4
     while i < length:
@@ -339,26 +332,9 @@ def _add_rows(register, start, weight, channel, value, first, last, row, offset,
 def _mac_rows(register, start, weight, channel, value, first, last, row, offset, length):
     """As `_add_rows`, every row multiplied by its event's value."""
     i = 0
-    while length - i >= 96:
-        _mac_96(register, start + i, weight, channel, value, first, last, row, offset + i)
-        i += 96
-    if length - i >= 48:
-        _mac_48(register, start + i, weight, channel, value, first, last, row, offset + i)
-        i += 48
-    if i == length:  # whole kernel rows of 16, 32, 64 channels: the common end
-        return
-    if length - i >= 32:
-        _mac_32(register, start + i, weight, channel, value, first, last, row, offset + i)
-        i += 32
-    if length - i >= 16:
+    while length - i >= 16:
         _mac_16(register, start + i, weight, channel, value, first, last, row, offset + i)
         i += 16
-    if length - i >= 8:
-        _mac_8(register, start + i, weight, channel, value, first, last, row, offset + i)
-        i += 8
-    if length - i >= 4:
-        _mac_4(register, start + i, weight, channel, value, first, last, row, offset + i)
-        i += 4
     while i < length:
         _mac_1(register, start + i, weight, channel, value, first, last, row, offset + i)
         i += 1

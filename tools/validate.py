@@ -1,6 +1,6 @@
 """The oracles on real checkpoints and data, too large for the test suite. Results: docs/validation.md.
 
-    python tools/validate.py [spikes|accuracy] [--images N]
+    python tools/validate.py [--only spikes|accuracy] [--images N]
 
 spikes: the converted ResNet-20 against a plain PyTorch stepper with the same folded weights, 32 ticks, 20 images: every
 spike of all populations in float64; in float32 the differences, each first one of which must be a rounding tie.
@@ -37,7 +37,7 @@ import stepper  # noqa: E402 - the oracle lives with the tests
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="*", choices=["spikes", "accuracy"], default=["spikes", "accuracy"])
+    parser.add_argument("--only", choices=["spikes", "accuracy"])
     parser.add_argument("--images", type=int, help="use the first N images")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
@@ -49,10 +49,10 @@ def main() -> None:
     example = np.zeros((1, 3, 32, 32), np.float32)
     network = import_torch.from_torch(module, example, calibrate=train, normalise="imagenet", ticks=64)
     sound = True
-    if "spikes" in options.what:
+    if options.only != "accuracy":
         images, _ = cifar("test_lossless", options.images or 20)
         sound = spikes(network, images, "float64") and spikes(network, images, "float32")
-    if "accuracy" in options.what:
+    if options.only != "spikes":
         accuracy(module, network, *cifar("test_lossless", options.images or 1000), options.jobs)
     sys.exit(0 if sound else 1)
 
