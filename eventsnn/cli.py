@@ -64,6 +64,9 @@ def simulate(
     keys: Annotated[str | None, typer.Option(help="names of the arrays in the input file, as images,labels")] = None,
     layout: Annotated[str | None, typer.Option(help="axes of the images, chw or hwc, where both fit")] = None,
     mode: Annotated[str, typer.Option(help="sync: whole ticks, the timing of a PyTorch loop")] = "sync",
+    encoding: Annotated[
+        str | None, typer.Option(help="how images enter: direct, rate, latency; default: the network's")
+    ] = None,
     ticks: Annotated[int | None, typer.Option(help="longest run in ticks; default: the network's")] = None,
     tick: Annotated[str | None, typer.Option(help="length of a tick for event input, as 1ms, 500us or 0.001")] = None,
     cutoff: Annotated[
@@ -102,6 +105,8 @@ def simulate(
     network = _load(weights, assume)
     if tick is not None:
         network = replace(network, tick_seconds=_seconds(tick))
+    if encoding is not None:
+        network = replace(network, encoding=encoding)
     samples = _read(input or packaged("digits-heldout.npz"), network, keys=keys, layout=layout, limit=limit)
     policy = None if cutoff is None else parse_policy(cutoff)
     facts = _facts(weights, network, samples)

@@ -98,6 +98,7 @@ def summary(run: Run, facts: Facts) -> dict[str, Any]:
         "identity": {kind: int(ledger.by_class("identity", kind).sum()) for kind in KINDS},
         "pool": {kind: int(ledger.by_class("pool", kind).sum()) for kind in KINDS},
         "macs_input": int(ledger.macs_input.sum()),
+        "queue_peak": int(run.queue_peak.max(initial=0)),
         "layers": [_layer(run, i, connections) for i in range(len(network.populations))],
         "connections": connections,
         "energy": [],
@@ -329,7 +330,8 @@ def inspection(network: Network) -> dict[str, Any]:
     from eventsnn import lower_nir
     from eventsnn.wiring import fan_out
 
-    depths, taps, classes = network.depths(), *fan_out(network)
+    depths = network.depths()
+    taps, classes = fan_out(network)
     reasons = lower_nir.faithful(network)
     return {
         "input": {"population": network.input.name, "shape": list(network.input.shape), "encoding": network.encoding},
@@ -361,9 +363,9 @@ def inspection(network: Network) -> dict[str, Any]:
                 "delay": int(c.delay),
                 "weights": int(np.size(c.op.weight)),
                 "zero_weights": int(np.sum(np.asarray(c.op.weight) == 0)),
-                "fan_out": [int(t.min()), float(t.mean()), int(t.max())],
+                "fan_out": [int(taps[c.label].min()), float(taps[c.label].mean()), int(taps[c.label].max())],
             }
-            for c, t in zip(network.connections, taps, strict=True)
+            for c in network.connections
         ],
         "origin": dict(network.origin),
         "nir_faithful": not reasons,

@@ -16,7 +16,7 @@ from eventsnn.network import Conv, Dense, Network, Sparse
 from eventsnn.neurons import IF, Integrator
 from eventsnn.parallel import map_chunks
 from eventsnn.watchdog import Policy, StopReason, Trace, check_policy, default_policy
-from eventsnn.wiring import Wiring, channels_last, wire
+from eventsnn.wiring import Wiring, channels_last, fan_out, wire
 
 RECORD_CAPACITY = 1 << 20  # recorded events a worker holds before it hands them over
 
@@ -30,8 +30,8 @@ class Run:
     predictions, stop_time (ticks run), stop_reason (`StopReason` numbers): (N,) int64. tied: (N,) bool. outputs:
     (N, T, K) summed logits or spike counts after each tick, NaN past the stop. trace: what policies see. ledger: the
     counts. events: recorded spikes as a structured array (sample, time, population, neuron, value) ordered by sample,
-    time and depth, or None. potentials: membranes after each tick, (N, T, *shape) by population, or None. queue_peak:
-    (N,) most entries ever waiting. seconds: wall time, first compilation left out.
+    time and depth, or None; of the populations named in recorded. potentials: membranes after each tick, (N, T, *shape)
+    by population, or None. queue_peak: (N,) most entries ever waiting. seconds: wall time without compilation.
     """
 
     network: Network
@@ -48,6 +48,7 @@ class Run:
     trace: Trace
     ledger: Ledger
     events: np.ndarray | None
+    recorded: tuple[str, ...]
     potentials: dict[str, np.ndarray] | None
     queue_peak: np.ndarray
     seconds: float
@@ -66,6 +67,31 @@ class Run:
     def accuracy(self) -> float | None:
         """Fraction of correct predictions, None without labels."""
         return None if self.labels is None else float(np.mean(self.predictions == self.labels))
+
+    def synops_by_source(self, connection: str, kind: str = "structural") -> np.ndarray:
+        """(N, *source shape) int64: the main taps of one connection, booked on the neuron that emitted the event.
+
+        kind: "structural" or "effective". Summed over neurons it is `ledger.synops(connection, kind)`. Raises
+        ValueError when the source's events were not recorded (`record="spikes"`, or its name).
+        """
+        if kind not in ("structural", "effective"):
+            raise ValueError(
+                f"kind is {kind!r}, wanted 'structural' or 'effective': only these are booked at the source"
+            )
+        fan, _ = fan_out(self.network, kind)
+        if connection not in fan:
+            raise ValueError(f"there is no connection {connection!r}; there are {', '.join(fan)}")
+        source = next(c.source for c in self.network.connections if c.label == connection)
+        if self.events is None or source not in self.recorded:
+            raise ValueError(
+                f"the events of {source!r} were not recorded; run with record='spikes' or record=[{source!r}]"
+            )
+        number = [p.name for p in self.network.populations].index(source)
+        own = self.events[self.events["population"] == number]
+        shape = self.network[source].shape
+        emitted = np.zeros((len(self.predictions), self.network[source].size), np.int64)
+        np.add.at(emitted, (own["sample"], own["neuron"]), 1)
+        return (emitted * fan[connection]).reshape(-1, *shape)
 
 
 class Replayed(NamedTuple):
@@ -144,7 +170,7 @@ def simulate(
         if progress is not None:
             progress(len(part))
     seconds = time.perf_counter() - started
-    return _pack(network, wiring, worker, results, labels, layer_delay, seconds, bool(recorded), membranes)
+    return _pack(network, wiring, worker, results, labels, layer_delay, seconds, recorded, membranes)
 
 
 def replay(trace: Trace, policy: Policy) -> Replayed:
@@ -447,7 +473,7 @@ def _pack(
     labels: np.ndarray | None,
     layer_delay: int,
     seconds: float,
-    recorded: bool,
+    recorded: list[str],
     membranes: list[str],
 ) -> Run:
     count = len(results)
@@ -501,6 +527,7 @@ def _pack(
         trace=trace,
         ledger=ledger,
         events=_events(network, results) if recorded else None,
+        recorded=tuple(recorded),
         potentials=_potentials(network, wiring, results) if membranes else None,
         queue_peak=of_samples("peak"),
         seconds=seconds,

@@ -68,16 +68,25 @@ def wire(network: Network, ticks: int, dtype: np.dtype, record: Iterable[str], p
     return _Builder(network, ticks, dtype, set(record), set(potentials)).build()
 
 
-def fan_out(network: Network) -> tuple[list[np.ndarray], dict[str, str]]:
-    """Per connection the structural taps of one event of each source unit (channels last), and the taps' class."""
+def fan_out(network: Network, kind: str = "structural") -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Per connection: the taps of one event of each source unit, channels first (source size,); and the taps' class.
+
+    kind: "structural", or "effective" for taps whose weight is not zero.
+    """
     wiring = wire(network, 1, np.dtype(np.float32), (), ())
-    plan, found = wiring.plan, []
-    for row, c in zip(plan.con, network.connections, strict=True):
+    found, classes = {}, {}
+    for row, c, tap_class in zip(wiring.plan.con, network.connections, wiring.tap_class, strict=True):
         source = network[c.source]
-        count = source.size if row[k.C_OP] == k.OP_SPARSE else positions(source.shape)
-        fan = plan.whole[row[k.C_FAN] : row[k.C_FAN] + count]
-        found.append(np.repeat(fan, source.size // count))
-    return found, {c.label: kind for c, kind in zip(network.connections, wiring.tap_class, strict=True)}
+        per_unit = row[k.C_OP] == k.OP_SPARSE
+        start = row[k.C_FAN]
+        if kind == "effective" and row[k.C_EFFECTIVE] >= 0:
+            per_unit, start = True, row[k.C_EFFECTIVE]
+        count = source.size if per_unit else positions(source.shape)
+        fan = np.repeat(wiring.plan.whole[start : start + count], source.size // count)
+        found[c.label] = np.empty(source.size, np.int64)
+        found[c.label][channels_last(source.shape)] = fan
+        classes[c.label] = tap_class
+    return found, classes
 
 
 class _Pile:

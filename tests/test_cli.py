@@ -107,6 +107,18 @@ def test_options_override_what_the_file_stores(command, files):
     assert (files / "one.png").stat().st_size > 1000
 
 
+def test_images_enter_as_spikes_when_told_to(command, files):
+    arguments = ("--weights", "net.h5", "--input", "images.npz", "--seed", "3", "--json")
+    rate, again, latency = (
+        json.loads(command("simulate", *arguments, "--encoding", code, "--out", folder)[1])
+        for code, folder in (("rate", "a"), ("rate", "b"), ("latency", "c"))
+    )
+    assert rate["input_events"] == again["input_events"] > 0
+    assert latency["input_events"] == np.count_nonzero(small.images(6)[0])
+    assert rate["macs_input"] == 0
+    refused(run_on(command, "--encoding", "smoke"), "smoke")
+
+
 def test_membranes_are_drawn(command, files):
     command("simulate", "--weights", "net.h5", "--input", "images.npz", "--record", "potentials", "--out", "r")
     assert command("plot", "trace", "r", "--population", "rest", "--neurons", "0,4")[0] == 0

@@ -526,3 +526,38 @@ def test_structural_synops_are_a_dense_convolution_of_ones(kernel):
         for kind, taps in (("structural", torch.ones(weight.shape)), ("effective", torch.tensor(weight != 0).float())):
             dense = F.conv2d(spikes, taps, None, stride, padding, dilation, groups).sum((1, 2, 3)).reshape(2, 3)
             assert run.ledger.synops_by_tick("a->b", kind).tolist() == dense.long().tolist()
+
+
+@same_every_time(60)
+@given(cases(), st.data())
+def test_counts_by_source_neuron_add_up_to_the_connections(case, data):
+    """If this fails, SynOps are booked on neurons that did not emit them."""
+    told, policy = data.draw(policies(case.network.readout, case.ticks))
+    run = run_engine(case, watchdog=policy, record="spikes")
+    for c in case.network.connections:
+        for kind in ("structural", "effective"):
+            by_source = run.synops_by_source(c.label, kind)
+            assert by_source.shape == (len(case.samples), *case.network[c.source].shape)
+            whole = run.ledger.synops(c.label, kind)
+            assert np.array_equal(by_source.reshape(len(whole), -1).sum(1), whole), (c.label, kind, told)
+
+
+def test_counts_by_source_neuron_at_a_border():
+    """A corner neuron of a 3x3 kernel reaches 4 positions, an edge one 6, an inner one 9."""
+    ends = (Population("input", (1, 3, 3), Input()), Population("out", (2, 3, 3), Integrator()))
+    conv = Conv(np.ones((2, 1, 3, 3)), (1, 1), ((1, 1), (1, 1)), (1, 1))
+    net = Network(
+        populations=ends,
+        connections=(Connection("input", "out", conv),),
+        output="out",
+        encoding="events",
+        tick_seconds=1e-3,
+        ticks=1,
+    )
+    events = es.Events(t=np.zeros(9, np.int64), neuron=np.arange(9), offsets=np.array([0, 9]))
+    run = es.simulate(net, events, record=["input"])
+    assert run.synops_by_source("input->out").tolist() == [[[[8, 12, 8], [12, 18, 12], [8, 12, 8]]]]
+    with pytest.raises(ValueError, match="not recorded"):
+        es.simulate(net, events).synops_by_source("input->out")
+    with pytest.raises(ValueError, match="no connection 'a->b'"):
+        run.synops_by_source("a->b")
