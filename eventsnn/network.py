@@ -105,6 +105,8 @@ class AdaptivePool:
     def out_shape(self, shape: Shape) -> Shape:
         """(channels, *size)."""
         _same_length("adaptive pool", shape, self.size)
+        if min(self.size) < 1:
+            raise ValueError(f"adaptive pool has size {self.size}, wanted 1 or more")
         return (shape[0], *self.size)
 
     def taps(self, shape: Shape) -> Taps:
@@ -131,11 +133,15 @@ class Subsample:
     def out_shape(self, shape: Shape) -> Shape:
         """Shape after subsampling and channel padding."""
         _same_length("subsample", shape, self.stride)
+        if min(self.stride) < 1 or min(self.channels) < 0:
+            raise ValueError(
+                f"subsample has stride {self.stride} and channels {self.channels}, wanted 1 or more, 0 or more"
+            )
         return (shape[0] + sum(self.channels), *(-(-n // s) for n, s in zip(shape[1:], self.stride, strict=True)))
 
     def taps(self, shape: Shape) -> Taps:
         """Every kept (position, new position, 1.0)."""
-        _same_length("subsample", shape, self.stride)
+        self.out_shape(shape)
         axes = [[(range(i, i + 1), 1) for i in range(0, n, s)] for n, s in zip(shape[1:], self.stride, strict=True)]
         return _outer([_axis_taps(axis) for axis in axes], shape[1:])
 

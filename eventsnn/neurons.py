@@ -161,11 +161,11 @@ def preset(name: str, threshold: Parameter = 1.0, **changes: Any) -> IF:
     """
     presets: dict[str, dict[str, Any]] = {
         "nir": {"comparator": "gt", "reset": "value"},
-        "sinabs": {"comparator": "ge", "reset": "subtract", "multi_spike": True, "v_min": -np.asarray(threshold)},
+        "sinabs": {"comparator": "ge", "reset": "subtract", "multi_spike": True, "v_min": -threshold},
         "snntorch": {"comparator": "gt", "reset": "subtract", "reset_delay": True},
         "norse": {"comparator": "gt", "reset": "value"},
         "spikingjelly": {"comparator": "ge", "reset": "value"},
-        "snncutoff": {"comparator": "gt", "reset": "subtract", "v0": np.asarray(threshold) / 2},
+        "snncutoff": {"comparator": "gt", "reset": "subtract", "v0": threshold / 2},
         "lava": {"comparator": "ge", "reset": "value"},
     }
     if name not in presets:

@@ -113,24 +113,27 @@ def interleave(works: dict[str, Callable[[], float | None]], rounds: int) -> dic
 # ------------------------------------------------------------------------------------------------ limit and layers
 
 
-@njit(nogil=True)
-def _stream(accumulator, rows, row, length, repeats):
-    for _ in range(repeats):
-        at = 0
-        for first in range(len(rows) // length):
-            kernels_sync._add_rows(accumulator, at, rows, row, accumulator, first, first + 1, length, 0, length)
-            at += length
-            if at > accumulator.size - length:
-                at = 0
-
-
 def stream_limit(channels: int) -> tuple[Callable[[], None], int]:
-    """(work, additions) of one measurement for rows of 3 x `channels`."""
+    """(work, additions) of one measurement for rows of 3 x `channels`: whole rows in vector registers, no tests."""
     length = 3 * channels
-    rows = np.ones(65536, np.float32)
-    numbers = np.arange(65536 // length, dtype=np.int32)
+    width = min(length, 96)
+    add = {48: kernels_sync._add_48, 96: kernels_sync._add_96}[width]
+    count = 65536 // length
+
+    @njit(nogil=True)
+    def stream(accumulator, rows, number):
+        for _ in range(50):
+            at = 0
+            for row in range(count):
+                for part in range(0, length, width):
+                    add(accumulator, at + part, rows, number, accumulator, row, row + 1, length, part)
+                at += length
+                if at > 2048 - length:
+                    at = 0
+
+    rows, numbers = np.ones(65536, np.float32), np.arange(count, dtype=np.int32)
     accumulator = np.zeros(2048, np.float32)
-    return lambda: _stream(accumulator, rows, numbers, length, 50), 50 * (65536 // length) * length
+    return lambda: stream(accumulator, rows, numbers), 50 * count * length
 
 
 SIZES = ((16, 32), (32, 16), (64, 8))
