@@ -247,7 +247,7 @@ def convert(
     ] = None,
     readout: Annotated[str, typer.Option(help="sum: summed logits; spikes: spiking output neurons")] = "sum",
     comparator: Annotated[str, typer.Option(help="ge: fires at u >= threshold; gt: at u > threshold")] = "ge",
-    ticks: Annotated[int | None, typer.Option(help="run length to store as the default")] = None,
+    ticks: Annotated[int, typer.Option(help="run length to store as the default")] = 64,
     cutoff: Annotated[str | None, typer.Option(help="cutoff to store as the default")] = None,
     input_shape: Annotated[str | None, typer.Option(help="C,H,W of one sample, where no images tell")] = None,
     check: Annotated[
@@ -338,7 +338,7 @@ def _probe(shape: tuple[int, ...]) -> Network:
     return Network(populations=ends, connections=(Connection("input", "output"),), output="output")
 
 
-def _show_check(module: Any, network: Network, samples: Samples, ticks: int | None, jobs: int) -> None:
+def _show_check(module: Any, network: Network, samples: Samples, longest: int, jobs: int) -> None:
     from functools import partial
 
     from rich.table import Table
@@ -346,7 +346,6 @@ def _show_check(module: Any, network: Network, samples: Samples, ticks: int | No
     from eventsnn.import_torch import conversion_check
     from eventsnn.simulation import simulate as run_samples
 
-    longest = ticks or network.ticks or 256
     lengths = sorted({2**i for i in range(int(math.log2(longest)) + 1)} | {longest})
     found = conversion_check(module, network, samples.inputs, samples.labels, lengths, partial(run_samples, jobs=jobs))
 

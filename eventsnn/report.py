@@ -252,6 +252,10 @@ def closing_lines(found: Mapping[str, Any], seconds: float | None = None) -> lis
         lines.append(
             f"accuracy {found['accuracy']:.2%} ({right:,} of {samples:,}; 95 % interval {low:.2%} to {high:.2%})"
         )
+    if found["accuracy_by_tick"] is not None and found["ticks"] > 1:
+        shown = [2**i for i in range(found["ticks"].bit_length()) if 2**i <= found["ticks"]]
+        by_tick = ", ".join(f"{found['accuracy_by_tick'][t - 1]:.1%} at {t}" for t in shown)
+        lines.append(f"accuracy by ticks: {by_tick}")
     reasons = ", ".join(f"{name}: {count:,}" for name, count in found["stop_reasons"].items())
     lines.append(f"stopped after {found['mean_stop']:.2f} of {found['ticks']} ticks on average ({reasons})")
     lines.append(f"tied predictions: {found['ties']:,} of {samples:,} ({found['ties'] / samples:.2%})")

@@ -196,6 +196,17 @@ def test_layer_names_are_not_read_as_style(found):
     assert "blocks[0][red]" in printed({**found, "layers": layers})
 
 
+def test_full_runs_show_their_accuracy_at_powers_of_two():
+    _, y = small.images(20)
+    full = small.run(cutoff=Fixed(), ticks=6)
+    lines = report.closing_lines(report.summary(full, report.Facts()))
+    (line,) = [text for text in lines if text.startswith("accuracy by ticks")]
+    for ticks in (1, 2, 4):
+        shorter = small.run(cutoff=Fixed(), ticks=ticks)
+        assert f"{np.mean(shorter.predictions == y):.1%} at {ticks}" in line
+    assert " at 8" not in line
+
+
 def test_closing_lines_say_what_is_known_and_no_more(found):
     """Accuracy with its interval, the mean stop, the counts; nothing about what was saved."""
     text = "\n".join(report.closing_lines(found, seconds=2.0))
