@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from eventsnn.network import AdaptivePool, Connection, Network, Pool, Population, Shape
+from eventsnn.ledger import wilson
+from eventsnn.network import AdaptivePool, Connection, Network, Pool, Population, Shape, spread
 from eventsnn.neurons import COMPARATORS, IF, LIF, Input
 from eventsnn.torch_terms import Layer, Plan, carry, check_currents, draw, scaled
 from eventsnn.torch_trace import describe, first_line, forward, register
@@ -200,11 +201,11 @@ def conversion_check(
 
     scores = np.concatenate([np.asarray(forward(plan.root, plan.graph, x)) for x in _batches(plan, network, images)])
     right = int(np.sum(scores.reshape(len(scores), -1).argmax(1) == labels))
-    ann = {"accuracy": right / len(labels), "interval": _wilson(right, len(labels))}
+    ann = {"accuracy": right / len(labels), "interval": list(wilson(right, len(labels)))}
     snn = []
     for t, predictions in _predictions(network, images, lengths, simulate):
         right = int(np.sum(predictions == labels))
-        snn.append({"ticks": t, "accuracy": right / len(labels), "interval": _wilson(right, len(labels))})
+        snn.append({"ticks": t, "accuracy": right / len(labels), "interval": list(wilson(right, len(labels)))})
 
     layers = _compare_rates(plan, network, images[:layer_images], lengths[-1], simulate)
     below = [row["name"] for row in layers if row["correlation"] is not None and row["correlation"] < limit]
@@ -547,15 +548,6 @@ def _match(module: Any, network: Network) -> Plan:
 # -------------------------------------------------------------------------------------------------- how much was lost
 
 
-def _wilson(right: int, total: int) -> list[float]:
-    """95 % confidence interval of a share (Wilson, 1927)."""
-    z = 1.959963984540054
-    share, size = right / total, z * z / total
-    middle = (share + size / 2) / (1 + size)
-    half = z * math.sqrt(share * (1 - share) / total + size / total / 4) / (1 + size)
-    return [middle - half if right else 0.0, middle + half if right < total else 1.0]
-
-
 def _predictions(
     network: Network, images: Any, lengths: Sequence[int], simulate: Callable[..., Any]
 ) -> Iterator[tuple[int, np.ndarray]]:
@@ -800,8 +792,8 @@ def _rounding(network: Network, run: Any, images: Any, first: dict[str, Any], dt
         shares = [step.taps(shape).coefficient for step, shape in _pools(c, source.shape)]
         counted = float(carry(ones, (x > 0) * 1.0).ravel()[first["neuron"]]) / math.prod(s.min() for s in shares)
         terms += (counted + 1) * (until + 1)
-    threshold = np.broadcast_to(_spread(neuron.threshold, population.shape), population.shape).ravel()[first["neuron"]]
-    amount = np.broadcast_to(_spread(neuron.subtracts, population.shape), population.shape).ravel()[first["neuron"]]
+    threshold = np.broadcast_to(spread(neuron.threshold, population.shape), population.shape).ravel()[first["neuron"]]
+    amount = np.broadcast_to(spread(neuron.subtracts, population.shape), population.shape).ravel()[first["neuron"]]
     total += float(abs(amount)) * (until + 1)
     return 8 * terms * eps * total / abs(float(threshold) or 1.0)
 
@@ -810,8 +802,3 @@ def _pools(c: Connection, shape: Shape) -> list[tuple[Any, Shape]]:
     """The maps of a connection that weigh positions, each with the shape it meets."""
     steps = zip((*c.before, c.op, *c.after), c.shapes(shape))
     return [(step, met) for step, met in steps if isinstance(step, Pool | AdaptivePool)]
-
-
-def _spread(value: Any, shape: Shape) -> np.ndarray:
-    array = np.asarray(value, np.float64)
-    return array.reshape(-1, *(1,) * (len(shape) - 1)) if array.ndim == 1 else array

@@ -11,6 +11,9 @@ import numpy as np
 from eventsnn.network import Network
 
 LAYOUTS = ("chw", "hwc")
+# A recorded event. time: tick; population: its number in the network; neuron: channels first; value: 1 for a spike, the
+# multiplicity of several, the value of a graded event.
+EVENT = np.dtype([("sample", "<i4"), ("time", "<i4"), ("population", "<i2"), ("neuron", "<i4"), ("value", "<f8")])
 
 
 @dataclass(frozen=True, eq=False)

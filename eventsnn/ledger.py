@@ -5,11 +5,13 @@ What each count means is written in `docs/semantics.md`. Nothing here is a float
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 KINDS = ("structural", "effective", "delivered", "dropped")
+Z_95 = 1.959963984540054  # 97.5 % of a normal distribution lies below
 CLASSES = ("ac", "mac", "identity", "pool")
 
 
@@ -109,3 +111,14 @@ class Ledger:
         if name not in names:
             raise ValueError(f"there is no {what} {name!r}; there are {', '.join(names)}")
         return names.index(name)
+
+
+def wilson(correct: int, total: int) -> tuple[float, float]:
+    """The 95 % interval of a fraction, `correct` of `total` (Wilson, J. Am. Stat. Assoc. 22, 209, 1927).
+
+    (p + z^2/2n -+ z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n). Never empty, never outside 0..1, also at 0 and 1.
+    """
+    p, square = correct / total, Z_95**2 / total
+    middle = (p + square / 2) / (1 + square)
+    half = Z_95 * math.sqrt(p * (1 - p) / total + square / (4 * total)) / (1 + square)
+    return (0.0 if correct == 0 else middle - half, 1.0 if correct == total else middle + half)

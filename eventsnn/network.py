@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eventsnn.neurons import IF, Gate, Input, Integrator, Neuron, Relay
+from eventsnn.neurons import IF, Gate, Input, Integrator, Neuron, Parameter, Relay
 
 Shape = tuple[int, ...]
 ENCODINGS = ("direct", "rate", "latency", "events")
@@ -37,6 +37,12 @@ class Taps(NamedTuple):
 def positions(shape: Shape) -> int:
     """Number of grid positions of a population or intermediate shape: everything but the channels."""
     return math.prod(shape[1:])
+
+
+def spread(parameter: Parameter, shape: Shape) -> np.ndarray:
+    """A parameter or bias (one number, one per channel or one per unit) in a shape that broadcasts to `shape`."""
+    array = np.asarray(parameter, np.float64)
+    return array.reshape(-1, *(1,) * (len(shape) - 1)) if array.ndim == 1 else array
 
 
 # --------------------------------------------------------------------------------------------------- address maps

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eventsnn import runs
+from eventsnn.inputs import EVENT
 from eventsnn.watchdog import StopReason
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _layers(record: runs.Record) -> list[Mapping[str, Any]]:
 
 def _events_of(one: _Sample, layer: Mapping[str, Any]) -> np.ndarray:
     names = [p["name"] for p in one.record.network["populations"]]
-    events = np.zeros(0, runs.EVENT_TYPE) if one.events is None else one.events
+    events = np.zeros(0, EVENT) if one.events is None else one.events
     return events[events["population"] == names.index(layer["name"])]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import os
 import platform
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eventsnn.ledger import wilson
 from eventsnn.network import Connection, Conv, Network
 from eventsnn.neurons import IF
 from eventsnn.watchdog import StopReason
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 KINDS = ("structural", "effective", "delivered", "dropped", "in_flight")
-Z_95 = 1.959963984540054  # 97.5 % of a normal distribution lies below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,17 +124,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"  # run from a source folder
     return found
-
-
-def wilson(correct: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a fraction, `correct` of `total` (Wilson, J. Am. Stat. Assoc. 22, 209, 1927).
-
-    (p + z^2/2n -+ z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n). Never empty, never outside 0..1, also at 0 and 1.
-    """
-    p, square = correct / total, Z_95**2 / total
-    middle = (p + square / 2) / (1 + square)
-    half = Z_95 * math.sqrt(p * (1 - p) / total + square / (4 * total)) / (1 + square)
-    return (0.0 if correct == 0 else middle - half, 1.0 if correct == total else middle + half)
 
 
 def stop_reason_name(reason: int) -> str:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eventsnn import report
+from eventsnn.inputs import EVENT
+from eventsnn.network import spread
 from eventsnn.neurons import IF
 from eventsnn.readers import Store, open_arrays
 
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from eventsnn.simulation import Run
 
 PART = ".part"
-EVENT_TYPE = np.dtype([("sample", "<i4"), ("time", "<i4"), ("population", "<i2"), ("neuron", "<i4"), ("value", "<f8")])
 TRACE = ("outputs", "margins", "synops", "stop_time", "predictions", "tied", "stop_reason", "labels")
 
 
@@ -113,11 +114,11 @@ def describe(run: Run, facts: report.Facts | None = None, first: int = 0) -> Rec
     facts = facts or report.Facts()
     network = run.network
     trace = {name: getattr(run.trace if name in TRACE[:4] else run, name) for name in TRACE}
-    events = None if run.events is None else np.asarray(run.events, EVENT_TYPE)
+    events = None if run.events is None else np.asarray(run.events, EVENT)
     if events is not None and first:
         events = events.copy()
         events["sample"] += first
-    thresholds = {p.name: _spread(p.neuron.threshold, p.shape) for p in network.populations if isinstance(p.neuron, IF)}
+    thresholds = {p.name: spread(p.neuron.threshold, p.shape) for p in network.populations if isinstance(p.neuron, IF)}
     potentials = None if run.potentials is None else dict(run.potentials)
     recorded = {"events": _recorded(run), "potentials": [*(potentials or {})]}
     return Record(
@@ -224,12 +225,6 @@ def _recorded(run: Run) -> list[str]:
     return [p.name for p, a, b in zip(run.network.populations, kept, counted, strict=True) if a == b]
 
 
-def _spread(parameter: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """A neuron parameter in a shape that broadcasts against its population's."""
-    array = np.asarray(parameter, np.float64)
-    return array.reshape(-1, *(1,) * (len(shape) - 1)) if array.ndim == 1 else array
-
-
 # --------------------------------------------------------------------------------------------------- folder and files
 
 
@@ -305,8 +300,8 @@ def _get_events(file: Path, sample: int | None) -> np.ndarray:
         if sample is not None:
             start, end = store.read("offsets", slice(sample, sample + 2))
             part = slice(int(start), int(end))
-        columns = {name: store.read(name, part) for name in EVENT_TYPE.names or ()}
-        events = np.empty(len(columns["sample"]), EVENT_TYPE)
+        columns = {name: store.read(name, part) for name in EVENT.names or ()}
+        events = np.empty(len(columns["sample"]), EVENT)
         for name, column in columns.items():
             events[name] = column
     return events

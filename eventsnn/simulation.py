@@ -10,17 +10,15 @@ from typing import NamedTuple
 import numpy as np
 
 from eventsnn import kernels_sync as k
-from eventsnn.inputs import Events, check_events, event_ticks, latency_events, prepare_images, rate_events
+from eventsnn.inputs import EVENT, Events, check_events, event_ticks, latency_events, prepare_images, rate_events
 from eventsnn.ledger import Ledger
-from eventsnn.network import Conv, Dense, Network, Sparse
+from eventsnn.network import Network
 from eventsnn.neurons import IF, Integrator
 from eventsnn.parallel import map_chunks
 from eventsnn.watchdog import Policy, StopReason, Trace, check_policy, default_policy
 from eventsnn.wiring import Wiring, channels_last, fan_out, wire
 
 RECORD_CAPACITY = 1 << 20  # recorded events a worker holds before it hands them over
-
-EVENT = np.dtype([("sample", "<i4"), ("time", "<i4"), ("population", "<i2"), ("neuron", "<i4"), ("value", "<f8")])
 
 
 @dataclass(frozen=True, eq=False)
@@ -392,19 +390,8 @@ class _Worker:
     def _macs_effective(self, index: int) -> int:
         """Taps of the image's non-zero pixels on non-zero weights."""
         assert isinstance(self.samples, np.ndarray)
-        plan, total = self.wiring.plan, 0
-        present = (self.samples[index].astype(self.dtype) != 0).reshape(self.shape[0], -1).T
-        for j, c in enumerate(self.network.connections):
-            row = plan.con[j]
-            if not row[k.C_ANALOG] or not isinstance(c.op, Conv | Dense | Sparse):
-                continue
-            if row[k.C_EFFECTIVE] >= 0 or row[k.C_OP] == k.OP_SPARSE:
-                column = k.C_EFFECTIVE if row[k.C_EFFECTIVE] >= 0 else k.C_FAN
-                total += int(plan.whole[row[column] : row[column] + present.size][present.ravel()].sum())
-            else:
-                fan = plan.whole[row[k.C_FAN] : row[k.C_FAN] + len(present)]
-                total += int((fan * present.sum(1)).sum())
-        return total
+        present = self.samples[index].astype(self.dtype, copy=False).reshape(self.shape[0], -1).T != 0
+        return int(self.wiring.image_taps[present.ravel()].sum())
 
     def _state(self, record: int) -> k.State:
         w, floating = self.wiring, self.dtype
@@ -477,7 +464,6 @@ def _pack(
     membranes: list[str],
 ) -> Run:
     count = len(results)
-    direct = network.encoding == "direct"
 
     def of_samples(name: str, dtype: type = np.int64) -> np.ndarray:
         return np.array([getattr(sample, name) for sample in results], dtype)
@@ -508,7 +494,7 @@ def _pack(
         units=np.ascontiguousarray(events[..., 1]),
         taps=of_books("taps"),
         left=of_books("in_flight"),
-        macs_input=np.full(count, int(wiring.macs_input.sum()) if direct else 0, np.int64),
+        macs_input=np.full(count, wiring.macs_input, np.int64),
         macs_input_effective=of_samples("macs_effective"),
         stop_time=stop_time,
     )

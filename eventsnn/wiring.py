@@ -32,6 +32,7 @@ from eventsnn.network import (
     Subsample,
     Taps,
     positions,
+    spread,
 )
 from eventsnn.neurons import IF, LIF, Gate, Input, Integrator, Parameter, Relay
 
@@ -52,7 +53,8 @@ class Wiring(NamedTuple):
     potentials: dict[str, int]  # first column of each recorded population
     potential_columns: int
     tap_class: tuple[str, ...]  # per connection: ac, mac, identity, pool
-    macs_input: np.ndarray  # (connections,) taps of an analog image
+    macs_input: int  # taps of one analog image on weights
+    image_taps: np.ndarray  # (input size,) those of each unit whose weight is not zero, channels last
 
 
 def channels_last(shape: Shape) -> np.ndarray:
@@ -74,19 +76,23 @@ def fan_out(network: Network, kind: str = "structural") -> tuple[dict[str, np.nd
     kind: "structural", or "effective" for taps whose weight is not zero.
     """
     wiring = wire(network, 1, np.dtype(np.float32), (), ())
-    found, classes = {}, {}
-    for row, c, tap_class in zip(wiring.plan.con, network.connections, wiring.tap_class, strict=True):
-        source = network[c.source]
-        per_unit = row[k.C_OP] == k.OP_SPARSE
-        start = row[k.C_FAN]
-        if kind == "effective" and row[k.C_EFFECTIVE] >= 0:
-            per_unit, start = True, row[k.C_EFFECTIVE]
-        count = source.size if per_unit else positions(source.shape)
-        fan = np.repeat(wiring.plan.whole[start : start + count], source.size // count)
-        found[c.label] = np.empty(source.size, np.int64)
-        found[c.label][channels_last(source.shape)] = fan
-        classes[c.label] = tap_class
-    return found, classes
+    found = {}
+    for j, c in enumerate(network.connections):
+        found[c.label] = np.empty(network[c.source].size, np.int64)
+        found[c.label][channels_last(network[c.source].shape)] = _unit_taps(wiring.plan, j, kind)
+    return found, {c.label: kind for c, kind in zip(network.connections, wiring.tap_class, strict=True)}
+
+
+def _unit_taps(plan: k.Plan, j: int, kind: str) -> np.ndarray:
+    """(source size,) taps of one event of each source unit of connection j, channels last, from the kernels' tables."""
+    row = plan.con[j]
+    source = plan.pop[row[k.C_SOURCE]]
+    size, channels = source[k.P_SIZE], source[k.P_CHANNELS]
+    if kind == "effective" and row[k.C_EFFECTIVE] >= 0:
+        return plan.whole[row[k.C_EFFECTIVE] : row[k.C_EFFECTIVE] + size]
+    if row[k.C_OP] == k.OP_SPARSE:
+        return plan.whole[row[k.C_FAN] : row[k.C_FAN] + size]
+    return np.repeat(plan.whole[row[k.C_FAN] : row[k.C_FAN] + size // channels], channels)
 
 
 class _Pile:
@@ -173,7 +179,7 @@ class _Builder:
             runs=self.runs.array()[:-1].reshape(-1, 3),
             real=self.real.array(),
         )
-        macs = [self._macs_input(c) if self.con[j, k.C_ANALOG] else 0 for j, c in enumerate(network.connections)]
+        images = [j for j, kind in enumerate(classes) if self.con[j, k.C_ANALOG] and kind in ("ac", "mac")]
         return Wiring(
             plan=plan,
             units=units,
@@ -186,7 +192,8 @@ class _Builder:
             potentials=potentials,
             potential_columns=columns,
             tap_class=tuple(classes),
-            macs_input=np.array(macs, np.int64),
+            macs_input=sum(int(_unit_taps(plan, j, "structural").sum()) for j in images),
+            image_taps=sum((_unit_taps(plan, j, "effective") for j in images), np.zeros(network.input.size, np.int64)),
         )
 
     def _claim(self, target: Population) -> int:
@@ -255,8 +262,8 @@ class _Builder:
         # below threshold and above its bound. Decay towards 0 does; towards another rest, rounding may not.
         spontaneous = [
             leaky is not None and (np.any(rest) or np.any(fire <= 0)),
-            np.any(self._spread(population.shape, floor) >= self._spread(population.shape, fire)),
-            np.any(self._spread(population.shape, neuron.v0) < self._spread(population.shape, floor)),
+            np.any(spread(floor, population.shape) >= spread(fire, population.shape)),
+            np.any(spread(neuron.v0, population.shape) < spread(floor, population.shape)),
             leaky is not None and population.name == self.network.output,  # its membranes break ties, every tick
         ]
         if any(spontaneous):
@@ -265,14 +272,7 @@ class _Builder:
     def _parameter(self, shape: Shape, value: Parameter) -> tuple[int, int]:
         if np.ndim(value) == 0:
             return self.real.add(np.asarray(value)), 0
-        return self.real.add(self._spread(shape, value).ravel()[channels_last(shape)]), 1
-
-    def _spread(self, shape: Shape, value: Parameter) -> np.ndarray:
-        """A parameter or bias, one number or one per channel or unit, for every unit."""
-        array = np.asarray(value, np.float64)
-        return np.broadcast_to(
-            array.reshape(array.shape + (1,) * (len(shape) - array.ndim if array.ndim else 0)), shape
-        )
+        return self.real.add(np.broadcast_to(spread(value, shape), shape).ravel()[channels_last(shape)]), 1
 
     def _constant(self, row: np.ndarray, population: Population) -> None:
         """Sum the biases and shifts that flow into a population, once for every tick that differs."""
@@ -293,7 +293,7 @@ class _Builder:
         total = np.zeros((self.ticks if shifts else 1, length))
         for bias in biases:
             if per_unit:
-                total += self._spread(shape, bias).ravel()[channels_last(shape)]
+                total += np.broadcast_to(spread(bias, shape), shape).ravel()[channels_last(shape)]
             else:
                 total += np.resize(np.asarray(bias, np.float64), length)
         for shift in shifts:
@@ -461,17 +461,6 @@ class _Builder:
         base = self.runs.size // 3
         row[k.C_POINTER] = self.whole.add(base + np.concatenate([[0], np.cumsum(counts)]))
         self.runs.add(runs)
-
-    def _macs_input(self, c: Connection) -> int:
-        """In-bounds taps of one image, zero pixels included."""
-        row = self.con[self.network.connections.index(c)]
-        if isinstance(c.op, Identity):
-            return 0
-        source = self.network[c.source]
-        fan = self.whole.array()[row[k.C_FAN] :]
-        if row[k.C_OP] == k.OP_SPARSE:
-            return int(fan[: source.size].sum())
-        return int(fan[: positions(source.shape)].sum()) * source.shape[0]
 
 
 # ---------------------------------------------------------------------------------------------------- tap lists

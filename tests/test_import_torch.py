@@ -912,11 +912,11 @@ def test_the_check_names_the_first_layer_that_falls():
 
 def test_wilson_interval():
     """If the interval were wrong, differences between run lengths would be taken for real ones."""
-    low, high = import_torch._wilson(915, 1000)
+    low, high = import_torch.wilson(915, 1000)
     assert low == pytest.approx(0.8961, abs=2e-4)  # R: prop.test(915, 1000, correct = FALSE)
     assert high == pytest.approx(0.9308, abs=2e-4)
-    assert import_torch._wilson(0, 10)[0] == 0.0
-    assert import_torch._wilson(10, 10)[1] == pytest.approx(1.0)
+    assert import_torch.wilson(0, 10)[0] == 0.0
+    assert import_torch.wilson(10, 10)[1] == pytest.approx(1.0)
 
 
 # --------------------------------------------------------------------------------------------------------- checkpoints

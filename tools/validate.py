@@ -25,8 +25,9 @@ from PIL import Image
 
 import eventsnn as es
 from eventsnn import import_torch, layouts
+from eventsnn.ledger import wilson
 from eventsnn.neurons import IF
-from eventsnn.report import predictions_by_tick, wilson
+from eventsnn.report import predictions_by_tick
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("EVENTSNN_DATA", ROOT.parent / "shared"))
