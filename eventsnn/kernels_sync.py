@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 # Only what Python calls is cached; the rest is compiled into it. Python's error model would test every divisor.
 _entry = njit(cache=True, nogil=True, error_model="numpy")
@@ -49,6 +49,10 @@ _compiled = njit(nogil=True, error_model="numpy")
     P_RECORD,  # 1: its events are recorded
     P_POTENTIAL,  # first column in Books.potential, -1 for none
     P_EXTRA,  # first unit in Cells.extra, which only some populations need; -1 for none
+    P_TOUCH,  # first unit in Cells.touched; -1 where nobody needs to know which neurons were reached
+    P_TOUCH_STEP,  # neighbouring units that are always reached together and share the mark of the first
+    P_CONST_UNITS,  # in Plan.whole: units with a constant that is not 0, one number per entry of the constant
+    P_IMAGE_FROM,  # the tick from which an analog image drives every unit; NEVER without one
     # Neuron parameters, two columns each: where in Plan.real, and 0 for one number or 1 for one per unit.
     Q_ALPHA,
     _,
@@ -69,8 +73,9 @@ _compiled = njit(nogil=True, error_model="numpy")
     Q_THRESHOLD,
     _,
     P_COLUMNS,
-) = range(42)
+) = range(46)
 
+NEVER = 2**62
 KIND_INPUT, KIND_FAST, KIND_GENERAL, KIND_INTEGRATOR, KIND_RELAY, KIND_GATE = range(6)
 
 FLAG_HARD, FLAG_NO_RESET, FLAG_MULTI, FLAG_LATE_RESET, FLAG_LEAKS, FLAG_LEAK_AFTER = 1, 2, 4, 8, 16, 32
@@ -93,6 +98,10 @@ FLAG_DISCARD, FLAG_FLOOR, FLAG_GRADED = 64, 128, 256
     C_FAN,  # in Plan.whole: structural taps of one event, per position (per unit for OP_SPARSE)
     C_EFFECTIVE,  # in Plan.whole: taps of non-zero weight per unit, -1: as structural
     C_POOL_FAN,  # in Plan.whole: pool taps beside the weight, per position (unit for OP_SPARSE), -1 for none
+    C_REACH,  # in Plan.whole: per source position, where its positions before the weight are listed (`_distinct`); or -1
+    C_INNER,  # in Plan.whole: taps of non-zero weight of every unit before the weight, channels last
+    C_INNER_CHANNELS,  # channels before the weight
+    C_STAMP,  # in Cells.stamp: the units before the weight
     C_BY_TABLE,  # 1: delivered taps are read off the table, because a map behind the weight changes the additions
     C_COEFFICIENT,  # in Plan.real: one number per row of its part of Plan.runs, -1: folded into the weights
     C_CAREFUL,  # 1: the target may drop arrivals
@@ -101,20 +110,22 @@ FLAG_DISCARD, FLAG_FLOOR, FLAG_GRADED = 64, 128, 256
     C_ANALOG,  # 1: carries an analog image, a constant current
     C_SYNOPS,  # 1: its taps are SynOps (class ac or mac)
     C_COLUMNS,
-) = range(23)
+) = range(27)
 
 OP_RUNS, OP_UNITS, OP_SPARSE = range(3)
 R_TARGET, R_FIRST, R_LENGTH = range(3)  # columns of Plan.runs
 M_RANKS, M_RING, M_OUTPUT, M_INPUT, M_COLUMNS = range(5)
 
 MAIN, POOL = range(2)
-STRUCTURAL, EFFECTIVE, DELIVERED, DROPPED = range(4)
+STRUCTURAL, UNITS, EFFECTIVE, PER_TICK, DELIVERED, DROPPED, KINDS = range(7)
+EVENTS, EVENT_UNITS, UPDATES, BIASES, POPULATION_COUNTS = range(5)  # last axis of Books.events
 REFRACTORY_UNTIL, OWED, TOUCHED = range(3)  # rows of Cells.extra
 LAST_TURN, SCHEDULED = range(2)  # rows of Queue.clock
 LINK, WHAT, SLOT = range(3)  # columns of Queue.entries
 HEAD, TAIL = range(2)
 G_POSITION, G_FIRST = range(2)  # columns of Batch.groups
-(A_TICK, A_RANK, A_BEGUN, A_FREE, A_PENDING, A_PEAK, A_RECORDED, A_SPENT, A_COLUMNS) = range(9)  # Queue.at
+# Columns of Queue.at: where the run stands, and what the queue itself has done.
+(A_TICK, A_RANK, A_BEGUN, A_FREE, A_PENDING, A_PEAK, A_RECORDED, A_SPENT, A_PUSHED, A_POPPED, A_COLUMNS) = range(11)
 
 POLICY_FIXED, POLICY_SPIKE_GAP, POLICY_TOPK, POLICY_CONFIDENCE, POLICY_ENTROPY, POLICY_FIRST, POLICY_BUDGET = range(7)
 
@@ -141,6 +152,8 @@ class Cells(NamedTuple):
     mask: Any  # uint8 per unit: fired in this turn
     words: Any  # the same bytes, eight at a time
     extra: Any  # (3, n) int32: end of refractoriness, owed reset, something arrived in this tick
+    touched: Any  # uint8 per unit, for the account: something arrived in this tick
+    stamp: Any  # int32 per unit before a weight, for the account: the last tick in which an event reached it
 
 
 class Queue(NamedTuple):
@@ -162,10 +175,15 @@ class Batch(NamedTuple):
 
 
 class Books(NamedTuple):
-    """What a sample leaves behind. All int64 but outputs, margins and potentials."""
+    """What a sample leaves behind. All int64 but outputs, margins and potentials.
 
-    events: Any  # (populations, ticks, 2): emitted; the same with multiplicity
-    taps: Any  # (connections, 2, ticks, 4)
+    `taps` and `sources` may be left out: they are empty arrays of int8 then, and the kernels are compiled without what
+    fills them (`_kept`).
+    """
+
+    events: Any  # (populations, ticks, POPULATION_COUNTS): emitted; the same with multiplicity; neurons updated; biases
+    taps: Any  # (connections, 2, ticks, KINDS)
+    sources: Any  # (2, units): events of every neuron, and the same with multiplicity
     in_flight: Any  # (connections, 2)
     synops: Any  # (ticks,) delivered
     counts: Any  # (classes,) output spikes so far, channels last
@@ -558,6 +576,199 @@ def _fan(plan, c, batch, g0, g1):
     return structural, effective if by_unit or by_weight else structural, pool
 
 
+# ----------------------------------------------------------------------------------------------------- the account
+
+
+def _kept(account: Any) -> bool:
+    """Whether an account is kept, known when the kernel is compiled: arrays of int64 are, those of int8 are empty."""
+    return account.dtype == np.int64
+
+
+@overload(_kept)
+def _compiled_kept(account):
+    kept = account.dtype == types.int64
+    return lambda account: kept
+
+
+@_compiled
+def _fan_units(plan, c, batch, g0, g1):
+    """As `_fan`, with every event counted as often as its neuron fired: (structural, pool)."""
+    con, whole = plan.con[c], plan.whole
+    channels = plan.pop[con[C_SOURCE], P_CHANNELS]
+    main = pool = 0
+    for g in range(g0, g1):
+        position = batch.groups[g, G_POSITION]
+        for event in range(batch.groups[g, G_FIRST], batch.groups[g + 1, G_FIRST]):
+            place = position * channels + batch.channel[event] if con[C_OP] == OP_SPARSE else position
+            times = np.int64(batch.value[event])
+            main += times * whole[con[C_FAN] + place]
+            if con[C_POOL_FAN] >= 0:
+                pool += times * whole[con[C_POOL_FAN] + place]
+    return main, pool
+
+
+@_compiled
+def _distinct(plan, cells, c, tick, graded, batch, g0, g1):
+    """Taps of non-zero weight, the events that reach one unit before the weight counted as one, those of value 0 not.
+
+    Asked only where that may differ from the effective taps: events that can share a pixel, pools, graded events.
+    """
+    con, whole = plan.con[c], plan.whole
+    taps = 0
+    for g in range(g0, g1):
+        place = con[C_REACH] + batch.groups[g, G_POSITION]
+        for event in range(batch.groups[g, G_FIRST], batch.groups[g + 1, G_FIRST]):
+            if graded and batch.value[event] == 0:
+                continue
+            channel = batch.channel[event] + con[C_CHANNEL_SHIFT]
+            for k in range(whole[place], whole[place + 1]):
+                unit = whole[k] * con[C_INNER_CHANNELS] + channel
+                if cells.stamp[con[C_STAMP] + unit] != tick:
+                    cells.stamp[con[C_STAMP] + unit] = tick
+                    taps += whole[con[C_INNER] + unit]
+    return taps
+
+
+@_compiled
+def _book_emitted(plan, cells, books, c, tick, batch, g0, g1):
+    """Book the taps of a batch when it is emitted."""
+    con = plan.con[c]
+    flags = plan.pop[con[C_SOURCE], P_FLAGS]
+    structural, effective, pool = _fan(plan, c, batch, g0, g1)
+    units, pool_units, per_tick = structural, pool, effective
+    if flags & FLAG_MULTI:
+        units, pool_units = _fan_units(plan, c, batch, g0, g1)
+    if con[C_REACH] >= 0:
+        per_tick = _distinct(plan, cells, c, tick, flags & FLAG_GRADED != 0, batch, g0, g1)
+    main, side = books.taps[c, MAIN, tick], books.taps[c, POOL, tick]
+    main[STRUCTURAL] += structural
+    main[UNITS] += units
+    main[EFFECTIVE] += effective
+    main[PER_TICK] += per_tick
+    side[STRUCTURAL] += pool
+    side[UNITS] += pool_units
+    side[EFFECTIVE] += pool
+    side[PER_TICK] += pool
+
+
+@_compiled
+def _book_sources(plan, books, p, batch, g0, g1):
+    """Book a batch on the neurons that emitted it."""
+    pop = plan.pop[p]
+    multiple = pop[P_FLAGS] & FLAG_MULTI
+    for g in range(g0, g1):
+        base = pop[P_UNIT] + batch.groups[g, G_POSITION] * pop[P_CHANNELS]
+        for event in range(batch.groups[g, G_FIRST], batch.groups[g + 1, G_FIRST]):
+            unit = base + batch.channel[event]
+            books.sources[0, unit] += 1
+            books.sources[1, unit] += np.int64(batch.value[event]) if multiple else 1
+
+
+@_compiled
+def _book_arrived(plan, cells, queue, books, c, tick, batch, g0, g1, added, dropped):
+    """Book a delivery: what was applied, what was dropped, and which neurons it reached."""
+    con = plan.con[c]
+    if con[C_BY_TABLE] or con[C_POOL_FAN] >= 0:
+        structural, _, pool = _fan(plan, c, batch, g0, g1)
+        if con[C_BY_TABLE]:
+            added = structural
+        books.taps[c, POOL, tick, DELIVERED] += pool
+    books.taps[c, MAIN, tick, DELIVERED] += added
+    books.taps[c, MAIN, tick, DROPPED] += dropped
+    if con[C_SYNOPS]:
+        books.synops[tick] += added
+        queue.at[A_SPENT] += added
+    if plan.pop[con[C_TARGET], P_TOUCH] >= 0:
+        _touch(plan, cells, c, batch, g0, g1, tick)
+
+
+@_compiled
+def _touch(plan, cells, c, batch, g0, g1, tick):
+    """Mark the neurons that a batch reached; one mark stands for P_TOUCH_STEP neighbours."""
+    con = plan.con[c]
+    op, target, channels = con[C_OP], plan.pop[con[C_TARGET]], plan.pop[con[C_SOURCE], P_CHANNELS]
+    step, extra = target[P_TOUCH_STEP], target[P_EXTRA]
+    touched = cells.touched[target[P_TOUCH] : target[P_TOUCH] + target[P_SIZE]]
+    for g in range(g0, g1):
+        position = batch.groups[g, G_POSITION]
+        place = con[C_POINTER] + position
+        if step > 1:  # whole target positions: the same for every channel of the source
+            for r in range(plan.whole[place], plan.whole[place + 1]):
+                start = np.int64(plan.runs[r, R_TARGET])
+                for unit in range(start, start + plan.runs[r, R_LENGTH], step):
+                    touched[unit] = 1
+            continue
+        for event in range(batch.groups[g, G_FIRST], batch.groups[g + 1, G_FIRST]):
+            number = np.int64(batch.channel[event])
+            if op == OP_SPARSE:
+                place = con[C_POINTER] + position * channels + number
+            for r in range(plan.whole[place], plan.whole[place + 1]):
+                start, length = np.int64(plan.runs[r, R_TARGET]), 1
+                if op == OP_RUNS:
+                    length = np.int64(plan.runs[r, R_LENGTH])
+                    if con[C_GROUP_IN] > 0:
+                        start += (number + con[C_CHANNEL_SHIFT]) // con[C_GROUP_IN] * con[C_GROUP_OUT]
+                elif op == OP_UNITS:
+                    start = start * con[C_CHANNELS_OUT] + number + con[C_CHANNEL_SHIFT]
+                for unit in range(start, start + length):
+                    if not con[C_CAREFUL] or cells.extra[REFRACTORY_UNTIL, extra + unit] < tick:
+                        touched[unit] = 1
+
+
+@_compiled
+def _reached(cells, touch, unit):
+    """Whether something was delivered to a unit in this tick, its mark taken away; never where no marks are kept."""
+    if touch < 0:
+        return False
+    found = cells.touched[touch + unit] != 0
+    cells.touched[touch + unit] = 0
+    return found
+
+
+@_compiled
+def _book_turn(plan, cells, books, p, tick, batch, g0, g1):
+    """Book the neurons that a turn has updated and the constants it has added. `_fire_general` does so itself.
+
+    A neuron is updated when a tap was delivered to it, a constant or an image drives it, or it fires.
+    """
+    pop = plan.pop[p]
+    size, step, channels = pop[P_SIZE], pop[P_TOUCH_STEP], pop[P_CHANNELS]
+    touched = cells.touched[pop[P_TOUCH] : pop[P_TOUCH] + size]
+    constant, length, biases = pop[P_CONST] + pop[P_CONST_STRIDE] * tick, pop[P_CONST_LENGTH], 0
+    if pop[P_CONST] >= 0:
+        biases = plan.whole[pop[P_CONST_UNITS] + (tick if pop[P_CONST_STRIDE] > 0 else 0)]
+        books.events[p, tick, BIASES] += biases
+    if pop[P_KIND] != KIND_FAST and pop[P_KIND] != KIND_INTEGRATOR:
+        return
+    updates = size
+    if biases < size and tick < pop[P_IMAGE_FROM]:
+        updates = 0
+        if biases == 0:
+            for unit in range(0, size, step):
+                updates += step if touched[unit] else 0
+        else:
+            for unit in range(size):
+                updates += touched[unit - unit % step] != 0 or plan.real[constant + unit % length] != 0
+        for g in range(g0, g1):  # a soft reset may leave a neuron at threshold, which fires again by itself
+            base = batch.groups[g, G_POSITION] * channels
+            for event in range(batch.groups[g, G_FIRST], batch.groups[g + 1, G_FIRST]):
+                unit = base + batch.channel[event]
+                driven = biases > 0 and plan.real[constant + unit % length] != 0
+                updates += not driven and touched[unit - unit % step] == 0
+    if pop[P_TOUCH] >= 0:
+        for unit in range(0, size, step):
+            touched[unit] = 0
+    books.events[p, tick, UPDATES] += updates
+
+
+@_compiled
+def _book_left(plan, books, c, batch, g0, g1):
+    """Book a delivery that is still queued at the stop."""
+    structural, _, pool = _fan(plan, c, batch, g0, g1)
+    books.in_flight[c, MAIN] += structural
+    books.in_flight[c, POOL] += pool
+
+
 # ------------------------------------------------------------------------------------------------------- the queue
 
 
@@ -574,6 +785,7 @@ def _push(queue, ring, rank, what, slot):
         entries[queue.buckets[ring, rank, TAIL], LINK] = entry
     queue.buckets[ring, rank, TAIL] = entry
     queue.waiting[ring] += 1
+    at[A_PUSHED] += 1
     at[A_PENDING] += 1
     at[A_PEAK] = max(at[A_PEAK], at[A_PENDING])
 
@@ -587,17 +799,16 @@ def _push_turn(queue, ring, rank, p, tick):
 
 
 @_compiled
-def _announce(plan, queue, books, p, tick, slot, batch, g0, g1):
+def _announce(plan, cells, queue, books, p, tick, slot, batch, g0, g1):
     """Book a batch that was just emitted and queue it on every outgoing connection."""
     if g1 == g0:
         return
+    if _kept(books.sources):
+        _book_sources(plan, books, p, batch, g0, g1)
     for k in range(plan.pop[p, P_FIRST_OUT], plan.pop[p, P_LAST_OUT]):
         c = plan.whole[k]
-        structural, effective, pool = _fan(plan, c, batch, g0, g1)
-        books.taps[c, MAIN, tick, STRUCTURAL] += structural
-        books.taps[c, MAIN, tick, EFFECTIVE] += effective
-        books.taps[c, POOL, tick, STRUCTURAL] += pool
-        books.taps[c, POOL, tick, EFFECTIVE] += pool
+        if _kept(books.taps):
+            _book_emitted(plan, cells, books, c, tick, batch, g0, g1)
         ring = (tick + plan.con[c, C_DELAY]) % plan.misc[M_RING]
         _push(queue, ring, plan.pop[plan.con[c, C_TARGET], P_RANK] - 1, c, slot)
 
@@ -621,16 +832,8 @@ def _arrive(plan, cells, queue, books, c, batch, g0, g1, tick):
     con = plan.con[c]
     graded = (plan.pop[con[C_SOURCE], P_FLAGS] & FLAG_GRADED) != 0
     added, dropped = _deliver(plan, cells, c, graded, batch, g0, g1, tick)
-    if con[C_BY_TABLE] or con[C_POOL_FAN] >= 0:
-        structural, _, pool = _fan(plan, c, batch, g0, g1)
-        if con[C_BY_TABLE]:
-            added = structural
-        books.taps[c, POOL, tick, DELIVERED] += pool
-    books.taps[c, MAIN, tick, DELIVERED] += added
-    books.taps[c, MAIN, tick, DROPPED] += dropped
-    if con[C_SYNOPS]:
-        books.synops[tick] += added
-        queue.at[A_SPENT] += added
+    if _kept(books.taps):
+        _book_arrived(plan, cells, queue, books, c, tick, batch, g0, g1, added, dropped)
     target = con[C_TARGET]
     _push_turn(queue, tick % plan.misc[M_RING], plan.pop[target, P_RANK], target, tick)
 
@@ -699,17 +902,22 @@ def _fire_fast(plan, cells, p, tick, elapsed):
 
 
 @_compiled
-def _fire_general(plan, cells, p, tick, elapsed):
+def _fire_general(plan, cells, books, p, tick, elapsed):
     """Every neuron flag there is, one neuron at a time. Returns False when a multi-spike neuron runs away."""
     pop, real = plan.pop[p], plan.real
     flags, extra, length = pop[P_FLAGS], pop[P_EXTRA], pop[P_CONST_LENGTH]
+    imaged = tick >= pop[P_IMAGE_FROM]
+    updates = biases = 0
     leaks = elapsed - 1 if flags & FLAG_LEAK_AFTER else elapsed
     for i in range(pop[P_SIZE]):
         u = cells.v[pop[P_UNIT] + i]
         arrived = cells.register[pop[P_REGISTER] + i]
         cells.register[pop[P_REGISTER] + i] = 0
+        constant = False
         if pop[P_CONST] >= 0:
-            arrived += real[pop[P_CONST] + pop[P_CONST_STRIDE] * tick + i % length]
+            amount = real[pop[P_CONST] + pop[P_CONST_STRIDE] * tick + i % length]
+            arrived += amount
+            constant = amount != 0
         alpha = real[pop[Q_ALPHA] + pop[Q_ALPHA + 1] * i]
         rest = real[pop[Q_REST] + pop[Q_REST + 1] * i]
         fire = real[pop[Q_FIRE] + pop[Q_FIRE + 1] * i]
@@ -718,16 +926,21 @@ def _fire_general(plan, cells, p, tick, elapsed):
             for _ in range(leaks):
                 u = rest + alpha * (u - rest)
         refractory = pop[P_REFRACTORY] > 0 and cells.extra[REFRACTORY_UNTIL, extra + i] >= tick
+        updated = _reached(cells, pop[P_TOUCH], i)
         if not (refractory and flags & FLAG_DISCARD):
+            updated |= constant or imaged
+            biases += constant
             u += real[pop[Q_GAIN] + pop[Q_GAIN + 1] * i] * arrived
         if flags & FLAG_FLOOR:
             u = max(u, real[pop[Q_FLOOR] + pop[Q_FLOOR + 1] * i])
         if flags & FLAG_LATE_RESET and cells.extra[OWED, extra + i]:
             cells.extra[OWED, extra + i] = 0
+            updated = True
             u = real[pop[Q_RESET] + pop[Q_RESET + 1] * i] if flags & FLAG_HARD else u - amount
         fired = 0
         if not refractory and u >= fire:
             fired = 1
+            updated = True
             if flags & FLAG_LATE_RESET:
                 cells.extra[OWED, extra + i] = 1
             elif flags & FLAG_HARD:
@@ -747,6 +960,9 @@ def _fire_general(plan, cells, p, tick, elapsed):
         cells.mask[pop[P_UNIT] + i] = fired > 0
         if flags & FLAG_MULTI:
             cells.register[pop[P_REGISTER] + i] = fired  # the multiplicity, until it is packed
+        updates += updated
+    books.events[p, tick, UPDATES] += updates
+    books.events[p, tick, BIASES] += biases
     return True
 
 
@@ -870,7 +1086,7 @@ def _turn(plan, state, p, tick):
     if kind == KIND_FAST:
         _fire_fast(plan, cells, p, tick, elapsed)
     elif kind == KIND_GENERAL:
-        if not _fire_general(plan, cells, p, tick, elapsed):
+        if not _fire_general(plan, cells, books, p, tick, elapsed):
             return False
     else:
         _forward(plan, cells, p, tick)
@@ -878,6 +1094,7 @@ def _turn(plan, state, p, tick):
         for i in range(pop[P_SIZE]):
             books.potential[tick, pop[P_POTENTIAL] + i] = cells.v[pop[P_UNIT] + i]
     again = pop[P_DRIVEN] != 0
+    g0 = g1 = 0
     if kind != KIND_INTEGRATOR:
         slot = pop[P_FIRST_SLOT] + tick % pop[P_SLOTS]
         g0 = _slot_group(plan, p, slot)
@@ -886,8 +1103,8 @@ def _turn(plan, state, p, tick):
         state.slot_groups[slot] = groups
         valued = (flags & FLAG_GRADED) != 0
         total = _value_events(plan, cells, batch, p, g0, g1) if valued else 0
-        books.events[p, tick, 0] += events
-        books.events[p, tick, 1] += total if flags & FLAG_MULTI else events
+        books.events[p, tick, EVENTS] += events
+        books.events[p, tick, EVENT_UNITS] += total if flags & FLAG_MULTI else events
         if p == plan.misc[M_OUTPUT]:
             for g in range(g0, g1):
                 base = batch.groups[g, G_POSITION] * pop[P_CHANNELS]
@@ -895,9 +1112,11 @@ def _turn(plan, state, p, tick):
                     books.counts[base + batch.channel[event]] += np.int64(batch.value[event]) if valued else 1
         if pop[P_RECORD]:
             _log(plan, state.record, queue.at, p, tick, batch, g0, g1, valued)
-        _announce(plan, queue, books, p, tick, slot, batch, g0, g1)
+        _announce(plan, cells, queue, books, p, tick, slot, batch, g0, g1)
         if not again and kind in (KIND_FAST, KIND_GENERAL):
             again = _still_busy(plan, cells, batch, p, tick, g0, g1)
+    if _kept(books.taps) and kind != KIND_GENERAL:
+        _book_turn(plan, cells, books, p, tick, batch, g0, g1)
     if again:
         _push_turn(queue, (tick + 1) % plan.misc[M_RING], pop[P_RANK], p, tick + 1)
     return True
@@ -986,8 +1205,11 @@ def _begin(plan, state, feed):
     queue.at[:] = 0
     for entry in range(len(queue.entries)):
         queue.entries[entry, LINK] = entry + 1
+    cells.touched[:] = 0
+    cells.stamp[:] = -1
     books.events[:] = 0
     books.taps[:] = 0
+    books.sources[:] = 0
     books.in_flight[:] = 0
     books.synops[:] = 0
     books.counts[:] = 0
@@ -1043,9 +1265,8 @@ def _left_in_flight(plan, state, feed):
             while entry >= 0:
                 c, slot = queue.entries[entry, WHAT], queue.entries[entry, SLOT]
                 batch, g0, g1 = _carried(plan, state, feed, c, slot)
-                structural, _, pool = _fan(plan, c, batch, g0, g1)
-                state.books.in_flight[c, MAIN] += structural
-                state.books.in_flight[c, POOL] += pool
+                if _kept(state.books.taps):
+                    _book_left(plan, state.books, c, batch, g0, g1)
                 entry = queue.entries[entry, LINK]
 
 
@@ -1082,6 +1303,7 @@ def _pop(plan, state, feed, ring, rank, tick):
     queue.entries[entry, LINK] = queue.at[A_FREE]
     queue.at[A_FREE] = entry
     queue.at[A_PENDING] -= 1
+    queue.at[A_POPPED] += 1
     queue.waiting[ring] -= 1
     if rank % 2 == 0:
         batch, g0, g1 = _carried(plan, state, feed, what, slot)
@@ -1089,11 +1311,11 @@ def _pop(plan, state, feed, ring, rank, tick):
     elif what == plan.misc[M_INPUT]:
         g0, g1 = feed.tick_group[tick], feed.tick_group[tick + 1]
         count = feed.batch.groups[g1, G_FIRST] - feed.batch.groups[g0, G_FIRST]
-        books.events[what, tick, 0] += count
-        books.events[what, tick, 1] += count
+        books.events[what, tick, EVENTS] += count
+        books.events[what, tick, EVENT_UNITS] += count
         if plan.pop[what, P_RECORD]:
             _log(plan, state.record, queue.at, what, tick, feed.batch, g0, g1, False)
-        _announce(plan, queue, books, what, tick, tick, feed.batch, g0, g1)
+        _announce(plan, state.cells, queue, books, what, tick, tick, feed.batch, g0, g1)
     elif not _turn(plan, state, what, tick):
         return RUNAWAY
     return RUNNING

@@ -10,38 +10,51 @@ from dataclasses import dataclass
 
 import numpy as np
 
-KINDS = ("structural", "effective", "delivered", "dropped")
-Z_95 = 1.959963984540054  # 97.5 % of a normal distribution lies below
+from eventsnn.neurons import IF, LIF, Integrator, Neuron
+
+KINDS = ("structural", "units", "effective", "effective_per_tick", "delivered", "dropped")
 CLASSES = ("ac", "mac", "identity", "pool")
+OPERATIONS = ("neuron_update", "neuron_update_clocked", "threshold_test", "reset", "decay", "decay_clocked", "bias")
+Z_95 = 1.959963984540054  # 97.5 % of a normal distribution lies below
 
 
 @dataclass(frozen=True, eq=False)
 class Ledger:
     """Counts of one run. Ask by name; every answer is int64.
 
-    populations, connections: names in the network's order. tap_class: per connection, the class of its main taps.
-    events, units: (samples, populations, ticks). taps: (samples, connections, 2, ticks, 4), main and pool, by KINDS.
-    left: (samples, connections, 2) in flight at the stop. macs_input, macs_input_effective: (samples,).
-    is_spiking: per population, whether its events are spikes. input_name: the input population.
+    populations, connections: names in the network's order; neurons, sizes: of the populations. tap_class: per
+    connection, the class of its main taps. input_name: the input population. counted: "spikes", "connections" or
+    "sources", how much was counted.
+    events, units, updates, biases: (samples, populations, ticks). taps: (samples, connections, 2, ticks, 6), main and
+    pool, by KINDS. left: (samples, connections, 2) in flight at the stop. sources: (samples, 2, neurons of all
+    populations) events and units by the neuron that emitted them, channels first, or None.
+    macs_input, macs_input_effective: (samples,). stop_time: (samples,) ticks begun. turns: (samples, populations) ticks
+    in which a population had its turn: the stop time, less the deciding tick where it lies behind the output.
     """
 
     populations: tuple[str, ...]
+    neurons: tuple[Neuron, ...]
+    sizes: tuple[int, ...]
     connections: tuple[str, ...]
     tap_class: dict[str, str]
-    is_spiking: tuple[bool, ...]
     input_name: str
+    counted: str
     events: np.ndarray
     units: np.ndarray
+    updates: np.ndarray
+    biases: np.ndarray
     taps: np.ndarray
     left: np.ndarray
+    sources: np.ndarray | None
     macs_input: np.ndarray
     macs_input_effective: np.ndarray
     stop_time: np.ndarray
+    turns: np.ndarray
 
     def spikes(self, population: str | None = None) -> np.ndarray:
         """(samples,) events a population emitted; without a name, the spikes of all spiking populations."""
         if population is None:
-            return self.events[:, np.asarray(self.is_spiking)].sum((1, 2))
+            return self.events[:, [isinstance(neuron, IF) for neuron in self.neurons]].sum((1, 2))
         return self.spikes_by_tick(population).sum(1)
 
     def spikes_by_tick(self, population: str) -> np.ndarray:
@@ -52,11 +65,65 @@ class Ledger:
         """(samples,) events counted with their multiplicity."""
         return self.units[:, self._index(self.populations, population, "population")].sum(1)
 
+    def emitted(self, population: str, units: bool = False) -> np.ndarray:
+        """(samples, neurons) events every neuron of a population emitted, channels first; needs count="sources".
+
+        units: counted with their multiplicity.
+        """
+        index = self._index(self.populations, population, "population")
+        if self.sources is None:
+            raise ValueError(f"events of single neurons of {population!r} were not counted; run with count='sources'")
+        first = sum(self.sizes[:index])
+        return self.sources[:, int(units), first : first + self.sizes[index]]
+
+    def operations(self, operation: str, population: str | None = None) -> np.ndarray:
+        """(samples,) what the neurons of one population did; without a name, those of all.
+
+        "neuron_update": neurons of a tick that something arrived at (a delivered tap, a bias, an image), that fired, or
+        that made up a late reset; "neuron_update_clocked": every neuron in every tick. "threshold_test": one for each
+        update of a spiking neuron and one more after each spike of a turn that may hold several. "reset": one for each
+        spike, where the neuron has a reset. "decay": one for each update of a leaky neuron, however long it slept;
+        "decay_clocked": one for each of its ticks. "bias": constants other than 0 added, one a neuron and tick,
+        whatever the number of connections they came from.
+        """
+        if operation not in OPERATIONS:
+            raise ValueError(f"operation is {operation!r}, wanted one of {', '.join(OPERATIONS)}")
+        if self.counted == "spikes":
+            raise ValueError(f"{operation} was not counted; run with count='connections'")
+        names = self.populations if population is None else (population,)
+        return sum((self._operation(operation, name) for name in names), np.zeros(len(self.events), np.int64))
+
+    def _operation(self, operation: str, population: str) -> np.ndarray:
+        index = self._index(self.populations, population, "population")
+        neuron, updates = self.neurons[index], self.updates[:, index].sum(1)
+        spiking, leaky = isinstance(neuron, IF), isinstance(neuron, LIF)
+        clocked = self.turns[:, index] * self.sizes[index]
+        nothing = np.zeros_like(updates)
+        if operation == "bias":
+            return self.biases[:, index].sum(1)
+        if operation == "neuron_update":
+            return updates
+        if operation == "neuron_update_clocked":
+            return clocked if spiking or isinstance(neuron, Integrator) else nothing
+        if operation in ("decay", "decay_clocked"):
+            return (updates if operation == "decay" else clocked) if leaky else nothing
+        if not isinstance(neuron, IF):
+            return nothing
+        units = self.units[:, index]
+        if operation == "threshold_test":
+            return updates + (units.sum(1) if neuron.multi_spike else 0)
+        if neuron.reset == "none":
+            return nothing
+        if neuron.reset_delay:  # made up in the next turn, if there was one
+            made_up = np.arange(units.shape[1]) < self.turns[:, index, None] - 1
+            return (units * made_up).sum(1)
+        return units.sum(1)
+
     def synops(self, connection: str | None = None, kind: str = "delivered") -> np.ndarray:
         """(samples,) taps of one connection; without a name, the SynOps (classes ac and mac) of all.
 
-        kind: "structural", "effective", "delivered", "dropped" or "in_flight". A connection without a weight operation
-        answers with its identity or pool taps.
+        kind: "structural", "units" (with the events' multiplicity), "effective", "effective_per_tick", "delivered",
+        "dropped" or "in_flight". A connection without a weight operation answers with its identity or pool taps.
         """
         if connection is not None:
             return self._taps(connection, kind, 0)
@@ -98,11 +165,13 @@ class Ledger:
 
     def _taps(self, connection: str, kind: str, row: int) -> np.ndarray:
         index = self._index(self.connections, connection, "connection")
-        if kind == "in_flight":
+        if kind == "in_flight" and self.counted != "spikes":
             return self.left[:, index, row].copy()
         return self.taps[:, index, row, :, self._kind(kind)].sum(1)
 
     def _kind(self, kind: str) -> int:
+        if self.counted == "spikes":
+            raise ValueError("synaptic operations were not counted; run with count='connections'")
         if kind not in KINDS:
             raise ValueError(f"kind of count is {kind!r}, wanted one of {', '.join(KINDS)} (or in_flight, in totals)")
         return KINDS.index(kind)

@@ -18,6 +18,7 @@ from eventsnn.parallel import map_chunks
 from eventsnn.watchdog import Policy, StopReason, Trace, check_policy, default_policy
 from eventsnn.wiring import Wiring, channels_last, fan_out, wire
 
+COUNTS = ("spikes", "connections", "sources")
 RECORD_CAPACITY = 1 << 20  # recorded events a worker holds before it hands them over
 
 
@@ -29,7 +30,9 @@ class Run:
     (N, T, K) summed logits or spike counts after each tick, NaN past the stop. trace: what policies see. ledger: the
     counts. events: recorded spikes as a structured array (sample, time, population, neuron, value) ordered by sample,
     time and depth, or None; of the populations named in recorded. potentials: membranes after each tick, (N, T, *shape)
-    by population, or None. queue_peak: (N,) most entries ever waiting. seconds: wall time without compilation.
+    by population, or None. queue_pushed, queue_popped, queue_peak: (N,) entries the simulator's own queue took, gave
+    back, and held at most; unlike all other counts they depend on what is recorded. seconds: wall time without
+    compilation.
     """
 
     network: Network
@@ -48,6 +51,8 @@ class Run:
     events: np.ndarray | None
     recorded: tuple[str, ...]
     potentials: dict[str, np.ndarray] | None
+    queue_pushed: np.ndarray
+    queue_popped: np.ndarray
     queue_peak: np.ndarray
     seconds: float
 
@@ -69,27 +74,38 @@ class Run:
     def synops_by_source(self, connection: str, kind: str = "structural") -> np.ndarray:
         """(N, *source shape) int64: the main taps of one connection, booked on the neuron that emitted the event.
 
-        kind: "structural" or "effective". Summed over neurons it is `ledger.synops(connection, kind)`. Raises
-        ValueError when the source's events were not recorded (`record="spikes"`, or its name).
+        kind: "structural", "units" or "effective". Summed over neurons it is `ledger.synops(connection, kind)`. Raises
+        ValueError when the events of single neurons are not known: run with count="sources", or record the source.
         """
-        if kind not in ("structural", "effective"):
+        if kind not in ("structural", "units", "effective"):
             raise ValueError(
-                f"kind is {kind!r}, wanted 'structural' or 'effective': only these are booked at the source"
+                f"kind is {kind!r}, wanted 'structural', 'units' or 'effective': only these are booked at the source"
             )
-        fan, _ = fan_out(self.network, kind)
+        fan, _ = fan_out(self.network, "effective" if kind == "effective" else "structural")
         if connection not in fan:
             raise ValueError(f"there is no connection {connection!r}; there are {', '.join(fan)}")
         source = next(c.source for c in self.network.connections if c.label == connection)
-        if self.events is None or source not in self.recorded:
+        emitted = self.emitted(source, units=kind == "units")
+        return (emitted * fan[connection]).reshape(-1, *self.network[source].shape)
+
+    def emitted(self, population: str, units: bool = False) -> np.ndarray:
+        """(N, neurons) int64: events every neuron of a population emitted, channels first, counted or recorded.
+
+        units: counted with their multiplicity. Raises ValueError when neither count="sources" nor a record tells.
+        """
+        if self.ledger.sources is not None:
+            return self.ledger.emitted(population, units)
+        if self.events is None or population not in self.recorded:
             raise ValueError(
-                f"the events of {source!r} were not recorded; run with record='spikes' or record=[{source!r}]"
+                f"events of single neurons of {population!r} are not known; run with count='sources', "
+                f"record='spikes' or record=[{population!r}]"
             )
-        number = [p.name for p in self.network.populations].index(source)
+        number = [p.name for p in self.network.populations].index(population)
         own = self.events[self.events["population"] == number]
-        shape = self.network[source].shape
-        emitted = np.zeros((len(self.predictions), self.network[source].size), np.int64)
-        np.add.at(emitted, (own["sample"], own["neuron"]), 1)
-        return (emitted * fan[connection]).reshape(-1, *shape)
+        emitted = np.zeros((len(self.predictions), self.network[population].size), np.int64)
+        multiple = units and getattr(self.network[population].neuron, "multi_spike", False)
+        np.add.at(emitted, (own["sample"], own["neuron"]), own["value"].astype(np.int64) if multiple else 1)
+        return emitted
 
 
 class Replayed(NamedTuple):
@@ -111,6 +127,8 @@ class _Sample(NamedTuple):
     books: k.Books
     macs_effective: int
     events: np.ndarray | None
+    pushed: int
+    popped: int
     peak: int
 
 
@@ -123,6 +141,7 @@ def simulate(
     ticks: int | None = None,
     watchdog: Policy | None = None,
     record: str | Sequence[str] = "outputs",
+    count: str = "connections",
     jobs: int = 1,
     dtype: str = "float32",
     seed: int = 0,
@@ -135,6 +154,8 @@ def simulate(
     inputs: images (N, *shape) as `inputs.prepare_images` takes them, or `Events`. labels: (N,) classes. ticks: horizon,
     default the network's. watchdog: the cutoff, default the network's, else `Fixed()`. record: "outputs", "spikes"
     (events of every population), "potentials" (spikes and membranes), or names of populations whose events to record.
+    count: how much of the account is kept: "connections" (everything, by connection and tick), "sources" (and the
+    events of every single neuron), or "spikes" (nothing but events by population and tick, a little faster).
     jobs: worker threads; results do not depend on it. dtype: "float32" or "float64". seed: of rate-coded input, keyed
     with the sample's index. layer_delay: least delay of every connection in ticks. progress: called with 0
     once everything was checked, then with the number of samples just finished.
@@ -147,23 +168,26 @@ def simulate(
         raise ValueError(f"dtype is {dtype!r}, wanted 'float32' or 'float64'")
     if layer_delay:
         network = network.with_layer_delay(layer_delay)
+    if count not in COUNTS:
+        raise ValueError(f"count is {count!r}, wanted one of {', '.join(COUNTS)}")
     ticks = _horizon(network, ticks)
     policy = watchdog if watchdog is not None else default_policy(network)
     output = network[network.output]
     check_policy(policy, network.readout, output.size)
+    if count == "spikes" and policy.reason == StopReason.BUDGET:
+        raise ValueError("a budget of SynOps needs them counted; run with count='connections'")
     recorded, membranes = _recorded(network, record)
     samples = _prepare(network, inputs, layout, dtype)
-    count = len(samples)
-    labels = _labels(labels, count, output.size)
+    labels = _labels(labels, len(samples), output.size)
     wiring = wire(network, ticks, np.dtype(dtype), recorded, membranes)
-    worker = _Worker(network, wiring, samples, ticks, policy, dtype, seed)
+    worker = _Worker(network, wiring, samples, ticks, policy, count, dtype, seed)
     if progress is not None:
         progress(0)
     worker.compile()
 
     started = time.perf_counter()
     results: list[_Sample] = []
-    for part in map_chunks(worker, count, jobs):
+    for part in map_chunks(worker, len(samples), jobs):
         results += part
         if progress is not None:
             progress(len(part))
@@ -178,6 +202,9 @@ def replay(trace: Trace, policy: Policy) -> Replayed:
     """
     n, ticks, classes = trace.outputs.shape
     check_policy(policy, trace.readout, classes)
+    if policy.reason == StopReason.BUDGET and trace.synops.shape[1] < ticks:
+        raise ValueError("the trace has no SynOps by tick to hold against a budget; run with count='connections'")
+    synops = trace.synops if trace.synops.shape[1] == ticks else np.zeros((n, ticks), np.int64)
     whole = np.isfinite(trace.outputs).all(2)
     stop, prediction = np.zeros(n, np.int64), np.zeros(n, np.int64)
     tied, reason = np.zeros(n, bool), np.zeros(n, np.int64)
@@ -188,7 +215,7 @@ def replay(trace: Trace, policy: Policy) -> Replayed:
         scale,
         np.ascontiguousarray(trace.outputs),
         np.ascontiguousarray(trace.margins),
-        np.ascontiguousarray(trace.synops),
+        np.ascontiguousarray(synops),
         stop,
         prediction,
         tied,
@@ -282,9 +309,11 @@ class _Worker:
         samples: np.ndarray | Events,
         ticks: int,
         policy: Policy,
+        count: str,
         dtype: str,
         seed: int,
     ):
+        self.count = count
         self.network, self.wiring, self.samples, self.ticks = network, wiring, samples, ticks
         self.policy, self.dtype, self.seed = policy, np.dtype(dtype), seed
         self.thresholds = policy.thresholds(ticks)
@@ -337,6 +366,8 @@ class _Worker:
             books=k.Books(*(array.copy() for array in books)),
             macs_effective=self._macs_effective(index) if feed.analog else 0,
             events=np.concatenate(fetched) if fetched else None,
+            pushed=int(state.queue.at[k.A_PUSHED]),
+            popped=int(state.queue.at[k.A_POPPED]),
             peak=int(state.queue.at[k.A_PEAK]),
         )
 
@@ -407,6 +438,8 @@ class _Worker:
                 mask=mask,
                 words=mask.view(np.uint64),
                 extra=np.zeros((3, w.extras + 1), int32),
+                touched=np.zeros(w.touched + 1, np.uint8),
+                stamp=np.zeros(w.stamps + 1, int32),
             ),
             queue=k.Queue(
                 buckets=np.zeros((ring, int(w.plan.misc[k.M_RANKS]), 2), int64),
@@ -422,8 +455,9 @@ class _Worker:
             ),
             slot_groups=np.zeros(w.slots + 1, int64),
             books=k.Books(
-                events=np.zeros((populations, self.ticks, 2), int64),
-                taps=np.zeros((connections, 2, self.ticks, 4), int64),
+                events=np.zeros((populations, self.ticks, k.POPULATION_COUNTS), int64),
+                taps=_account((connections, 2, self.ticks, k.KINDS), self.count != "spikes"),
+                sources=_account((2, w.units), self.count == "sources"),
                 in_flight=np.zeros((connections, 2), int64),
                 synops=np.zeros(self.ticks, int64),
                 counts=np.zeros(output.size, int64),
@@ -433,6 +467,11 @@ class _Worker:
             ),
             record=_record(max(record, int(w.plan.pop[:, k.P_SIZE].max())) if self._records() else 1),
         )
+
+
+def _account(shape: tuple[int, ...], kept: bool) -> np.ndarray:
+    """An account as the kernels take it: empty and of another dtype where it is not kept (`kernels_sync._kept`)."""
+    return np.zeros(shape, np.int64) if kept else np.zeros((0,) * len(shape), np.int8)
 
 
 def _record(capacity: int) -> k.Record:
@@ -474,29 +513,38 @@ def _pack(
             np.stack([getattr(s.books, name) for s in results]) if results else np.empty((0, *like.shape), like.dtype)
         )
 
-    stop_time, events = of_samples("stop"), of_books("events")
+    stop_time, reason, events = of_samples("stop"), of_samples("reason"), of_books("events")
     trace = Trace(
         outputs=of_books("outputs"),
         margins=of_books("margins"),
-        synops=of_books("synops"),
+        synops=of_books("synops")[:, : 0 if worker.count == "spikes" else None],
         stop_time=stop_time,
         readout=network.readout,
         labels=labels,
     )
     names = tuple(c.label for c in network.connections)
+    depths = network.depths()
+    behind = np.array([depths[p.name] > depths[network.output] for p in network.populations])
+    emitted, units, updates, biases = (np.ascontiguousarray(events[..., i]) for i in range(k.POPULATION_COUNTS))
     ledger = Ledger(
         populations=tuple(p.name for p in network.populations),
+        neurons=tuple(p.neuron for p in network.populations),
+        sizes=tuple(p.size for p in network.populations),
         connections=names,
         tap_class=dict(zip(names, wiring.tap_class, strict=True)),
-        is_spiking=tuple(isinstance(p.neuron, IF) for p in network.populations),
         input_name=network.input.name,
-        events=np.ascontiguousarray(events[..., 0]),
-        units=np.ascontiguousarray(events[..., 1]),
+        counted=worker.count,
+        events=emitted,
+        units=units,
+        updates=updates,
+        biases=biases,
         taps=of_books("taps"),
         left=of_books("in_flight"),
+        sources=_sources(network, wiring, of_books("sources")) if worker.count == "sources" else None,
         macs_input=np.full(count, wiring.macs_input, np.int64),
         macs_input_effective=of_samples("macs_effective"),
         stop_time=stop_time,
+        turns=stop_time[:, None] - ((reason != int(StopReason.HORIZON))[:, None] & behind),
     )
     return Run(
         network=network,
@@ -509,12 +557,14 @@ def _pack(
         predictions=of_samples("prediction"),
         tied=of_samples("tied", bool),
         stop_time=stop_time,
-        stop_reason=of_samples("reason"),
+        stop_reason=reason,
         trace=trace,
         ledger=ledger,
         events=_events(network, results) if recorded else None,
         recorded=tuple(recorded),
         potentials=_potentials(network, wiring, results) if membranes else None,
+        queue_pushed=of_samples("pushed"),
+        queue_popped=of_samples("popped"),
         queue_peak=of_samples("peak"),
         seconds=seconds,
     )
@@ -527,6 +577,15 @@ def _events(network: Network, results: list[_Sample]) -> np.ndarray:
         of_this = events["population"] == i
         events["neuron"][of_this] = channels_last(population.shape)[events["neuron"][of_this]]
     return events
+
+
+def _sources(network: Network, wiring: Wiring, counted: np.ndarray) -> np.ndarray:
+    """(N, 2, neurons) counts of all neurons, population after population, channels first."""
+    parts = []
+    for row, p in zip(wiring.plan.pop, network.populations, strict=True):
+        order = np.argsort(channels_last(p.shape))
+        parts.append(counted[:, :, row[k.P_UNIT] + order])
+    return np.concatenate(parts, axis=2)
 
 
 def _potentials(network: Network, wiring: Wiring, results: list[_Sample]) -> dict[str, np.ndarray]:

@@ -213,7 +213,8 @@ class Trace:
 
     outputs: (samples, ticks, classes) summed logits or spike counts, NaN past the stop. margins: same shape, membrane
     minus threshold of spiking outputs (breaks prediction ties), or (samples, ticks, 0). synops: (samples, ticks) int64
-    delivered per tick. stop_time: (samples,) ticks run. readout: "sum" or "spikes". labels: (samples,) or None.
+    delivered per tick, (samples, 0) where they were not counted. stop_time: (samples,) ticks run. readout: "sum" or
+    "spikes". labels: (samples,) or None.
     """
 
     outputs: np.ndarray

@@ -46,6 +46,8 @@ class Wiring(NamedTuple):
     units: int  # length of State.v
     registers: int
     extras: int
+    touched: int
+    stamps: int
     slots: int
     group_entries: int
     event_entries: int
@@ -125,8 +127,9 @@ class _Builder:
         self.con = np.zeros((len(network.connections), k.C_COLUMNS), np.int64)
         floating = self.dtype.type
         self.real, self.whole, self.runs = _Pile(floating), _Pile(np.int64), _Pile(np.int32)
-        self.extras = self.lasting = 0
+        self.extras = self.lasting = self.touched = self.stamps = 0
         self.claimed: dict[int, int] = {}  # register entries by depth
+        self.whole_positions = np.zeros(len(network.connections), bool)  # an event reaches all channels or none
 
     def build(self) -> Wiring:
         network = self.network
@@ -165,7 +168,7 @@ class _Builder:
             ]
             self.pop[i, k.P_FIRST_IN] = self.whole.add(np.array(own))
             self.pop[i, k.P_LAST_IN] = self.whole.size
-            self._constant(self.pop[i], population)
+            self._marks(self.pop[i], population, self._constant(self.pop[i], population))
         delays = [int(c.delay) for c in network.connections]
         misc = np.zeros(k.M_COLUMNS, np.int64)
         misc[k.M_RANKS] = self.pop[:, k.P_RANK].max() + 1
@@ -185,6 +188,8 @@ class _Builder:
             units=units,
             registers=shared + self.lasting,
             extras=self.extras,
+            touched=self.touched,
+            stamps=self.stamps,
             slots=slots,
             group_entries=group_entries,
             event_entries=event_entries,
@@ -274,8 +279,11 @@ class _Builder:
             return self.real.add(np.asarray(value)), 0
         return self.real.add(np.broadcast_to(spread(value, shape), shape).ravel()[channels_last(shape)]), 1
 
-    def _constant(self, row: np.ndarray, population: Population) -> None:
-        """Sum the biases and shifts that flow into a population, once for every tick that differs."""
+    def _constant(self, row: np.ndarray, population: Population) -> bool:
+        """Sum the biases and shifts that flow into a population, once for every tick that differs.
+
+        Returns whether every unit gets a constant other than 0 in every tick.
+        """
         shape, size, channels = population.shape, population.size, population.shape[0]
         incoming = [c for c in self.network.connections if c.target == population.name]
         biases = [c.bias for c in incoming if c.bias is not None]
@@ -287,7 +295,7 @@ class _Builder:
         if images:
             row[k.P_DRIVEN] = 1
         if not biases and not shifts:
-            return
+            return False
         per_unit = any(b.shape == shape and len(shape) > 1 for b in biases)
         length = size if per_unit else min(size, channels * max(1, TILE // channels))
         total = np.zeros((self.ticks if shifts else 1, length))
@@ -304,6 +312,25 @@ class _Builder:
             row[k.P_DRIVEN] = 1
             row[k.P_CONST], row[k.P_CONST_LENGTH] = self.real.add(total), length
             row[k.P_CONST_STRIDE] = length if shifts else 0
+            present = total.astype(self.dtype)[:, np.arange(size) % length] != 0
+            counts = present.sum(1)
+            row[k.P_CONST_UNITS] = self.whole.add(counts)
+            return bool(np.all(counts == size))
+        return False
+
+    def _marks(self, row: np.ndarray, population: Population, constant: bool) -> None:
+        """How the account learns which neurons of a population were updated in a tick."""
+        incoming = [j for j, c in enumerate(self.network.connections) if c.target == population.name]
+        images = [int(self.con[j, k.C_DELAY]) for j in incoming if self.con[j, k.C_ANALOG]]
+        row[k.P_IMAGE_FROM], row[k.P_TOUCH], row[k.P_TOUCH_STEP] = min(images, default=k.NEVER), -1, 1
+        if row[k.P_KIND] not in (k.KIND_FAST, k.KIND_GENERAL, k.KIND_INTEGRATOR):
+            return
+        if constant or row[k.P_IMAGE_FROM] == 0:
+            return  # every neuron, every tick, unless it is refractory
+        row[k.P_TOUCH], self.touched = self.touched, self.touched + population.size
+        arriving = [j for j in incoming if not self.con[j, k.C_ANALOG]]
+        if row[k.P_KIND] != k.KIND_GENERAL and all(self.whole_positions[j] for j in arriving):
+            row[k.P_TOUCH_STEP] = population.shape[0]
 
     # ---------------------------------------------------------------------------------------------- connections
 
@@ -312,7 +339,7 @@ class _Builder:
         source, target = network[c.source], network[c.target]
         row[k.C_SOURCE], row[k.C_TARGET] = self.number[c.source], self.number[c.target]
         row[k.C_DELAY], row[k.C_EFFECTIVE], row[k.C_POOL_FAN], row[k.C_SCALE] = c.delay, -1, -1, -1
-        row[k.C_COEFFICIENT], row[k.C_CHANNELS_OUT] = -1, target.shape[0]
+        row[k.C_COEFFICIENT], row[k.C_REACH], row[k.C_CHANNELS_OUT] = -1, -1, target.shape[0]
         row[k.C_ANALOG] = isinstance(source.neuron, Input) and network.encoding == "direct"
         row[k.C_TOUCH] = isinstance(target.neuron, Relay)
         row[k.C_CAREFUL] = isinstance(target.neuron, IF) and target.neuron.discards and not row[k.C_ANALOG]
@@ -331,7 +358,7 @@ class _Builder:
             differs = self._sparse(row, c, source, target)
             kind = ("pool" if pools else "identity") if isinstance(c.op, Identity) else "ac"
         else:
-            differs = self._runs(row, c, source)
+            differs = self._runs(j, c, source)
             kind = "ac"
         if kind == "ac":
             row[k.C_SYNOPS] = not row[k.C_ANALOG]
@@ -357,10 +384,16 @@ class _Builder:
         if np.any(weight == 0):
             row[k.C_EFFECTIVE] = self.whole.add(fan[:, None] * (weight != 0))
 
-    def _runs(self, row: np.ndarray, c: Connection, source: Population) -> bool:
+    def _runs(self, j: int, c: Connection, source: Population) -> bool:
         """Convolution or dense weights as runs of neighbouring target units. Returns whether a pool is uneven."""
+        row = self.con[j]
         before = _compose(c.before, source.shape)
         rows, shape, taps, slots, groups = _weight_taps(c.op, before)
+        paths = sparse.coo_array(
+            (np.ones(slots.size, np.int64), (taps.source, slots)), shape=(positions(before.grid), rows.shape[1])
+        ).tocsr()
+        inner = paths @ np.count_nonzero(rows, axis=2).T.astype(np.int64)
+        self._reach(row, source, before, inner)
         rows = rows[before.channel_shift : before.channel_shift + source.shape[0]]  # silent channels have no events
         out = rows.shape[2]
         row[k.C_OP], row[k.C_ROW] = k.OP_RUNS, rows.shape[1] * out
@@ -371,7 +404,7 @@ class _Builder:
         after = _compose(c.after, shape)
         final, final_slot = _join_labelled(main, after.taps, slot, carry_first=True)
         common = _common(final.coefficient)
-        whole = groups == 1 and out == after.shape[0]
+        whole = self.whole_positions[j] = groups == 1 and out == after.shape[0]
         start, first, length, coefficient, counts = _merge(
             final, final_slot, out, after.shape[0], positions(source.shape), whole
         )
@@ -383,12 +416,13 @@ class _Builder:
         source_positions = positions(source.shape)
         fan = np.bincount(main.source, minlength=source_positions) * out
         row[k.C_FAN] = self.whole.add(fan)
-        present = np.count_nonzero(rows, axis=2)
-        if np.any(present != out):
-            paths = sparse.coo_array(
-                (np.ones(len(slot), np.int64), (main.source, slot)), shape=(source_positions, rows.shape[1])
+        if np.any(rows == 0):
+            reached = sparse.coo_array(
+                (np.ones(before.taps.source.size, np.int64), (before.taps.source, before.taps.target)),
+                shape=(source_positions, len(inner)),
             ).tocsr()
-            row[k.C_EFFECTIVE] = self.whole.add(paths @ present.T.astype(np.int64))
+            channels = slice(before.channel_shift, before.channel_shift + source.shape[0])
+            row[k.C_EFFECTIVE] = self.whole.add(reached @ inner[:, channels])
         pool = before.forwarded.copy()
         if any(isinstance(m, Pool | AdaptivePool) for m in c.after):
             np.add.at(pool, main.source, after.forwarded[main.target] * out)
@@ -397,12 +431,30 @@ class _Builder:
         row[k.C_BY_TABLE] = bool(c.after)
         return before.uneven
 
+    def _reach(self, row: np.ndarray, source: Population, before: _Chain, inner: np.ndarray) -> None:
+        """List which units before the weight an event reaches, where several events can reach one in a tick.
+
+        inner: (positions, channels) taps of non-zero weight of every unit before the weight.
+        """
+        shared = np.bincount(before.taps.target).max(initial=0) > 1
+        forwarded = isinstance(source.neuron, Input | Relay)  # a pixel can fire twice in a tick, a relay with value 0
+        if row[k.C_ANALOG] or not (shared or forwarded):
+            return
+        counts = np.bincount(before.taps.source, minlength=positions(source.shape))
+        order = np.argsort(before.taps.source, kind="stable")
+        base = self.whole.add(before.taps.target[order])
+        row[k.C_REACH] = self.whole.add(base + np.concatenate([[0], np.cumsum(counts)]))
+        row[k.C_INNER], row[k.C_INNER_CHANNELS] = self.whole.add(inner), inner.shape[1]
+        row[k.C_STAMP], self.stamps = self.stamps, self.stamps + inner.size
+
     def _sparse(self, row: np.ndarray, c: Connection, source: Population, target: Population) -> bool:
         """A list of synapses per source unit, from a `Sparse` operation or an identity behind `Flatten`."""
         before = _compose(c.before, source.shape)
         if isinstance(c.op, Sparse):
             shape, weight, ends = c.op.shape, np.asarray(c.op.weight, np.float64), c.op.target
             inner = Taps(np.repeat(np.arange(len(c.op.indptr) - 1), np.diff(c.op.indptr)), ends, np.ones(ends.size))
+            present = np.bincount(inner.source[weight != 0], minlength=len(c.op.indptr) - 1)
+            self._reach(row, source, before, present.reshape(before.grid[0], -1).T)
         else:
             shape, every = before.shape, np.arange(math.prod(before.shape))
             weight = np.broadcast_to(np.asarray(c.op.weight, np.float64), every.shape)
@@ -438,8 +490,7 @@ class _Builder:
         self._pointers(row, counts, np.argsort(channels_last(target.shape))[ends])
         row[k.C_FAN] = self.whole.add(np.bincount(main.source, minlength=source.size))
         if np.any(weight == 0):
-            present = weight[synapse] != 0
-            row[k.C_EFFECTIVE] = self.whole.add(np.bincount(main.source[present], minlength=source.size))
+            row[k.C_EFFECTIVE] = self.whole.add(np.bincount(main.source[weight[synapse] != 0], minlength=source.size))
         pool = np.repeat(before.forwarded, channels)
         if any(isinstance(m, Pool | AdaptivePool) for m in c.after):
             np.add.at(pool, main.source, after.forwarded[main.target % width])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,7 +36,8 @@ class Result:
 
     events: (tick, population, unit, value) in the order they were emitted. outputs: one list of class values per tick,
     accumulated. potentials: population -> one list of membranes per tick it took a turn in. taps:
-    (connection, class) -> kind -> count per tick; kind "in_flight" is one number. reason: "horizon" or "cutoff".
+    (connection, class) -> kind -> count per tick; kind "in_flight" is one number. operations: (population, operation)
+    -> count, as far as it is not 0. reason: "horizon" or "cutoff".
     bits: a float with a mantissa of this many bits holds every number of the run, partial sums included, exactly.
     """
 
@@ -44,6 +46,7 @@ class Result:
     potentials: dict[str, list[list[float]]] = field(default_factory=dict)
     taps: dict[tuple[str, str], dict] = field(default_factory=dict)
     main_class: dict[str, str] = field(default_factory=dict)
+    operations: Counter = field(default_factory=Counter)
     macs_input: int = 0
     input_events: int = 0
     stop_time: int = 0
@@ -221,7 +224,16 @@ class Path:
             self.main = "mac" if differ or network.graded(connection.source) else "ac"
         else:
             self.main = "pool" if any(self.pools) else "identity"
+        self.graded = network.graded(connection.source)
+        self.multiple = getattr(network[connection.source].neuron, "multi_spike", False)
         self.known: dict[int, tuple] = {}
+
+    def reached(self, unit: int) -> set[int]:
+        """The units in front of the operation that one event reaches."""
+        here = {unit}
+        for fan in self.fans[: self.place]:
+            here = {target for u in here for target, _ in fan[u]}
+        return here
 
     def walk(self, unit: int) -> tuple[list[tuple[int, float]], dict[str, tuple[int, int]]]:
         """Arrivals (target unit, weight) of one event, and its taps: class -> (structural, effective)."""
@@ -280,8 +292,8 @@ class Exactness:
 class Cell:
     """The neurons of one population: membranes, refractory times, resets owed."""
 
-    def __init__(self, population: Population, exact: Exactness) -> None:
-        self.population, self.neuron, self.exact = population, population.neuron, exact
+    def __init__(self, population: Population, exact: Exactness, result: Result) -> None:
+        self.population, self.neuron, self.exact, self.result = population, population.neuron, exact, result
         n, shape = population.size, population.shape
         self.until = [-1] * n  # last tick in which the neuron is refractory
         self.owes = [False] * n
@@ -304,12 +316,17 @@ class Cell:
         neuron = self.neuron
         return isinstance(neuron, IF) and neuron.refractory_input == "discard" and self.refractory(unit, tick)
 
+    def did(self, operation: str, times: int = 1) -> None:
+        self.result.operations[self.population.name, operation] += times
+
     def leak(self, unit: int) -> None:
         rest, alpha = self.parameter["rest"][unit], self.parameter["alpha"][unit]
         kept = self.exact.term(alpha * self.exact.term(self.u[unit] - rest))
         self.u[unit] = self.exact.term(rest + kept)
 
     def reset(self, unit: int) -> None:
+        if self.neuron.reset != "none":
+            self.did("reset")
         if self.neuron.reset == "subtract":
             self.u[unit] = self.exact.term(self.u[unit] - self.parameter["amount"][unit])
         elif self.neuron.reset == "value":
@@ -319,8 +336,18 @@ class Cell:
         threshold = self.exact.term(self.parameter["threshold"][unit])
         return self.u[unit] > threshold if self.neuron.comparator == "gt" else self.u[unit] >= threshold
 
-    def fire(self, unit: int, current: float, tick: int) -> int:
-        """One turn of one IF or LIF neuron; returns how often it fired."""
+    def fire(self, unit: int, current: float, tick: int, driven: bool) -> int:
+        """One turn of one IF or LIF neuron; returns how often it fired. driven: something came in."""
+        updated = driven or (self.owes[unit] and self.neuron.reset != "none")
+        spikes = self.take_turn(unit, current, tick)
+        if updated or spikes:
+            self.did("neuron_update")
+            self.did("threshold_test", 1 + (spikes if self.neuron.multi_spike else 0))
+            if isinstance(self.neuron, LIF):
+                self.did("decay")
+        return spikes
+
+    def take_turn(self, unit: int, current: float, tick: int) -> int:
         neuron, leaky = self.neuron, isinstance(self.neuron, LIF)
         if leaky and neuron.leak == "before":
             self.leak(unit)
@@ -391,7 +418,7 @@ def simulate(network: Network, sample, ticks: int, policy: tuple = ("fixed",), l
     delays = {c.label: max(c.delay, layer_delay) for c in network.connections}
     depth = longest_paths(network, delays)
     paths = {c.label: Path(network, c) for c in network.connections}
-    cells = {p.name: Cell(p, exact) for p in network.populations}
+    cells = {p.name: Cell(p, exact, result) for p in network.populations}
     counts = [0.0] * network[network.output].size
     open_account(network, paths, ticks, result)
     images = image_currents(network, paths, sample, exact, result) if network.encoding == "direct" else {}
@@ -451,9 +478,12 @@ def open_account(network: Network, paths: dict[str, Path], ticks: int, result: R
     for label, path in paths.items():
         result.main_class[label] = path.main
         for kind in {path.main, "pool"} if any(path.pools) else {path.main}:
-            result.taps[label, kind] = {k: [0] * ticks for k in ("structural", "effective", "delivered", "dropped")}
+            result.taps[label, kind] = {k: [0] * ticks for k in (*EMITTED, "delivered", "dropped")}
             result.taps[label, kind]["in_flight"] = 0
     result.potentials = {p.name: [] for p in network.populations if isinstance(p.neuron, IF | Integrator)}
+
+
+EMITTED = ("structural", "units", "effective", "effective_per_tick")
 
 
 def synops(result: Result, tick: int) -> int:
@@ -483,10 +513,19 @@ def image_currents(network: Network, paths: dict[str, Path], image, exact: Exact
 
 
 def book_emitted(path: Path, events: list[tuple[int, float]], tick: int, result: Result) -> None:
-    for unit, _ in events:
+    label = path.connection.label
+    for unit, value in events:
         for kind, (structural, effective) in path.walk(unit)[1].items():
-            result.taps[path.connection.label, kind]["structural"][tick] += structural
-            result.taps[path.connection.label, kind]["effective"][tick] += effective
+            counts = result.taps[label, kind]
+            counts["structural"][tick] += structural
+            counts["units"][tick] += structural * (int(value) if path.multiple else 1)
+            counts["effective"][tick] += effective
+            if not (path.weighted and kind == path.main):
+                counts["effective_per_tick"][tick] += effective
+    if path.weighted:
+        distinct = {u for unit, value in events if value != 0 for u in path.reached(unit)}
+        present = sum(w != 0 for u in distinct for _, w in path.fans[path.place][u])
+        result.taps[label, path.main]["effective_per_tick"][tick] += present
 
 
 def deliver(path: Path, cell: Cell, events: list, tick: int, arrived: dict, result: Result) -> None:
@@ -514,7 +553,13 @@ def turn(network, population, cell, tick, arrived, image_now, sample) -> list[tu
         return [] if network.encoding == "direct" else [(int(unit), 1.0) for t, unit in sample if t == tick]
 
     incoming = [c for c in network.connections if c.target == population.name]
+    came = {u for register in arrived.values() for u in register}
+    imaged = any(c.label in image_now for c in incoming)
+    if isinstance(neuron, IF | Integrator):
+        cell.did("neuron_update_clocked", population.size)
+        cell.did("decay_clocked", population.size if isinstance(neuron, LIF) else 0)
     terms: list[list[float]] = [[] for _ in units]
+    constants = [0.0] * population.size
     for c in incoming:
         scale = per_unit(1.0 if c.scale is None else c.scale[tick], population.shape)
         constant = per_unit(c.bias if c.bias is not None else 0.0, population.shape)
@@ -525,17 +570,21 @@ def turn(network, population, cell, tick, arrived, image_now, sample) -> list[tu
             if c.label in image_now:
                 sums.append(image_now[c.label][u])
             terms[u] += [cell.exact.term(scale[u] * cell.exact.total(sums)), constant[u]]
+            constants[u] += constant[u]
     current = [cell.exact.total(terms[u]) for u in units]
+    present = [constants[u] != 0 and not cell.drops(u, tick) for u in units]
+    cell.did("bias", sum(present))
+    driven = [u in came or present[u] or (imaged and not cell.drops(u, tick)) for u in units]
 
     if isinstance(neuron, Relay):
-        touched = {u for register in arrived.values() for u in register}
-        constants = [c for c in incoming if c.bias is not None or c.shift is not None]
+        tables = [c for c in incoming if c.bias is not None or c.shift is not None]
         images = network.encoding == "direct" and any(c.source == network.input.name for c in incoming)
-        return [(u, current[u]) for u in units if constants or images or u in touched]
+        return [(u, current[u]) for u in units if tables or images or u in came]
     if isinstance(neuron, Gate):
         return [(u, 1.0) for u in units if current[u] > 0]
     if isinstance(neuron, Integrator):
         cell.u = [cell.exact.term(cell.u[u] + current[u]) for u in units]
+        cell.did("neuron_update", sum(driven))
         return []
-    fired = [(u, float(cell.fire(u, current[u], tick))) for u in units]
+    fired = [(u, float(cell.fire(u, current[u], tick, driven[u]))) for u in units]
     return [(u, spikes) for u, spikes in fired if spikes]

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from networks import Case, cases
 
 import eventsnn as es
-from eventsnn.network import Connection, Conv, Dense, Flatten, Identity, Network, Population, Sparse, Subsample
+from eventsnn.ledger import OPERATIONS
+from eventsnn.network import Connection, Conv, Dense, Flatten, Identity, Network, Pool, Population, Sparse, Subsample
 from eventsnn.neurons import IF, LIF, Input, Integrator, Relay
 
 MANTISSA = {"float32": 24, "float64": 53}
-KINDS = ("structural", "effective", "delivered", "dropped")
+KINDS = ("structural", "units", "effective", "effective_per_tick", "delivered", "dropped")
 
 
 def same_every_time(examples: int) -> settings:
@@ -111,6 +112,9 @@ def differences(run: es.Run, results: list[naive.Result]) -> list[str]:
                 compare(f"spikes of {p.name} by tick", ledger.spikes_by_tick(p.name)[n].tolist(), by_tick)
             if isinstance(p.neuron, IF):
                 compare(f"spike units of {p.name}", int(ledger.spike_units(p.name)[n]), result.spike_units(p.name))
+            for operation in OPERATIONS:
+                done = int(ledger.operations(operation, p.name)[n])
+                compare(f"{operation} of {p.name}", done, result.operations[p.name, operation])
         for name, membranes in result.potentials.items() if run.potentials is not None else ():
             got = run.potentials[name][n].reshape(run.ticks, -1)
             compare(f"potentials of {name}", got[: len(membranes)].tolist(), membranes)
@@ -220,7 +224,7 @@ def test_a_stopped_run_is_the_full_run_cut_at_its_deciding_position(case, data):
                 assert np.array_equal(cut.potentials[name][n, ticks], full.potentials[name][n, ticks])
         for c, kind in itertools.product(network.connections, KINDS):
             # emitted counts belong to the source's turn, delivered ones to the arrival at the target
-            rank_depth = depth[c.source] if kind in ("structural", "effective") else depth[c.target]
+            rank_depth = depth[c.source] if kind in KINDS[:4] else depth[c.target]
             mask = np.array([happened(t, rank_depth) for t in range(case.ticks)])
             for ask in ("synops_by_tick", "pool_taps_by_tick"):
                 full_counts = getattr(full.ledger, ask)(c.label, kind)[n]
@@ -233,7 +237,8 @@ def test_taps_are_conserved_at_every_stop(case, data):
     """If this fails, an operation was counted twice or lost: structural = delivered + dropped + in flight."""
     ticks = data.draw(st.integers(1, case.ticks))
     _, policy = data.draw(policies(case.network.readout, ticks))
-    ledger = run_engine(case, watchdog=policy, ticks=ticks).ledger
+    record = data.draw(st.sampled_from(["outputs", "spikes", "potentials"]))
+    ledger = run_engine(case, watchdog=policy, ticks=ticks, record=record).ledger
     totals = {}
     for c in case.network.connections:
         for ask, tap_class in ((ledger.synops, ledger.tap_class[c.label]), (ledger.pool_taps, "pool")):
@@ -530,16 +535,91 @@ def test_structural_synops_are_a_dense_convolution_of_ones(kernel):
 
 @same_every_time(60)
 @given(cases(), st.data())
-def test_counts_by_source_neuron_add_up_to_the_connections(case, data):
-    """If this fails, SynOps are booked on neurons that did not emit them."""
+def test_sums_by_source_and_by_target_are_the_connection(case, data):
+    """If this fails, SynOps are booked on neurons that did not emit them, or reach more neurons than they are for."""
     told, policy = data.draw(policies(case.network.readout, case.ticks))
     run = run_engine(case, watchdog=policy, record="spikes")
+    counted = run_engine(case, watchdog=policy, count="sources")
+    names = [p.name for p in case.network.populations]
     for c in case.network.connections:
-        for kind in ("structural", "effective"):
+        for kind in ("structural", "units", "effective"):
             by_source = run.synops_by_source(c.label, kind)
+            assert np.array_equal(by_source, counted.synops_by_source(c.label, kind))
             assert by_source.shape == (len(case.samples), *case.network[c.source].shape)
             whole = run.ledger.synops(c.label, kind)
             assert np.array_equal(by_source.reshape(len(whole), -1).sum(1), whole), (c.label, kind, told)
+        path = naive.Path(case.network, c)
+        if c.after or path.main == "pool":  # maps behind a weight forward its taps, and all paths of a pool are one map
+            continue
+        by_target = np.zeros((len(case.samples), case.network[c.target].size), np.int64)
+        for e in run.events[run.events["population"] == names.index(c.source)]:
+            for target, _ in path.walk(int(e["neuron"]))[0]:
+                by_target[e["sample"], target] += 1
+        assert np.array_equal(by_target.sum(1), run.ledger.synops(c.label, "structural"))
+
+
+@same_every_time(40)
+@given(cases(), st.data())
+def test_the_account_does_not_depend_on_what_is_recorded(case, data):
+    """If this fails, looking at a network changes what it is said to have done."""
+    _, policy = data.draw(policies(case.network.readout, case.ticks))
+    watched = isinstance(policy, es.Budget)
+    plain = run_engine(case, watchdog=policy)
+    for record, count in (("spikes", "connections"), ("potentials", "connections"), ("outputs", "sources")):
+        other = run_engine(case, watchdog=policy, record=record, count=count)
+        assert account(plain) == account(other), (record, count)
+    if not watched:
+        bare = run_engine(case, watchdog=policy, count="spikes")
+        assert np.array_equal(bare.ledger.events, plain.ledger.events)
+        assert np.array_equal(bare.ledger.units, plain.ledger.units)
+        assert np.array_equal(bare.predictions, plain.predictions)
+
+
+def account(run: es.Run) -> list[bytes]:
+    """Everything a ledger counts, as bytes."""
+    ledger = run.ledger
+    arrays = [ledger.events, ledger.units, ledger.updates, ledger.biases, ledger.taps, ledger.left, ledger.turns]
+    return [a.tobytes() for a in arrays]
+
+
+def test_what_was_not_counted_is_refused():
+    """If this fails, an account that was not kept reads as zeros."""
+    case = busy_case()
+    bare = run_engine(case, count="spikes")
+    for ask in (
+        lambda: bare.ledger.synops(),
+        lambda: bare.ledger.synops("b->a", "in_flight"),
+        lambda: bare.ledger.operations("neuron_update"),
+        lambda: es.replay(bare.trace, es.Budget(10)),
+        lambda: run_engine(case, count="spikes", watchdog=es.Budget(10)),
+    ):
+        with pytest.raises(ValueError, match="count='connections'"):
+            ask()
+    with pytest.raises(ValueError, match="count='sources'"):
+        run_engine(case).ledger.emitted("a")
+    with pytest.raises(ValueError, match="count is 'all', wanted one of spikes, connections, sources"):
+        run_engine(case, count="all")
+
+
+def test_events_that_share_a_pixel_or_a_window_count_once_a_tick():
+    """Four taps an event; two events on one pixel in one tick are two effective visits, and one non-zero input."""
+    pool = Pool((2,), (2,), (0,), "sum")
+    network = Network(
+        populations=(Population("input", (1, 4), Input()), Population("out", (4,), Integrator())),
+        connections=(
+            Connection("input", "out", Dense(np.ones((4, 4))), before=(Flatten(),), name="plain"),
+            Connection("input", "out", Dense(np.array([[1.0, 0.0]] * 4)), before=(pool, Flatten()), name="pooled"),
+        ),
+        output="out",
+        encoding="events",
+        tick_seconds=1e-3,
+        ticks=2,
+    )
+    # tick 0: pixel 0 twice, pixel 1 once (the same window), pixel 2 once (the window of weight 0); tick 1: pixel 0
+    events = es.Events(t=np.array([0, 0, 0, 0, 1000]), neuron=np.array([0, 0, 1, 2, 0]), offsets=np.array([0, 5]))
+    ledger = es.simulate(network, events).ledger
+    assert [int(ledger.synops("plain", kind)[0]) for kind in KINDS[:4]] == [20, 20, 20, 16]
+    assert [int(ledger.synops("pooled", kind)[0]) for kind in KINDS[:4]] == [20, 20, 16, 8]
 
 
 def test_counts_by_source_neuron_at_a_border():
@@ -557,7 +637,7 @@ def test_counts_by_source_neuron_at_a_border():
     events = es.Events(t=np.zeros(9, np.int64), neuron=np.arange(9), offsets=np.array([0, 9]))
     run = es.simulate(net, events, record=["input"])
     assert run.synops_by_source("input->out").tolist() == [[[[8, 12, 8], [12, 18, 12], [8, 12, 8]]]]
-    with pytest.raises(ValueError, match="not recorded"):
+    with pytest.raises(ValueError, match="not known; run with count='sources'"):
         es.simulate(net, events).synops_by_source("input->out")
     with pytest.raises(ValueError, match="no connection 'a->b'"):
         run.synops_by_source("a->b")
