@@ -27,6 +27,7 @@ _HOME = {
     "register": "import_torch",
     "replay": "simulation",
     "save": "store",
+    "save_run": "runs",
     "simulate": "simulation",
 }
 __all__ = sorted(_HOME)

@@ -85,6 +85,9 @@ def simulate(
     seed: Annotated[int, typer.Option(help="of rate-coded input")] = 0,
     layer_delay: Annotated[int, typer.Option(help="least delay of every connection, in ticks")] = 0,
     record: Annotated[str, typer.Option(help="outputs, spikes, potentials, or names of populations")] = "outputs",
+    count: Annotated[
+        str, typer.Option(help="connections, or sources: also the events of every neuron")
+    ] = "connections",
     out: Annotated[Path | None, typer.Option(help="run folder; default: runs/TIME-NETWORK")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the account as JSON, nothing else")] = False,
 ) -> None:
@@ -101,6 +104,8 @@ def simulate(
         raise ValueError(f"limit is {limit}, wanted 1 or more samples")
     if weights is not None and input is None:
         raise ValueError("--weights needs --input: the samples to run; without both, the packaged network runs its own")
+    if count not in ("connections", "sources"):
+        raise ValueError(f"count is {count!r}, wanted connections or sources")
     weights = weights or packaged("digits.h5")
     network = _load(weights, assume)
     if tick is not None:
@@ -109,7 +114,7 @@ def simulate(
         network = replace(network, encoding=encoding)
     samples = _read(input or packaged("digits-heldout.npz"), network, keys=keys, layout=layout, limit=limit)
     policy = None if cutoff is None else parse_policy(cutoff)
-    facts = _facts(weights, network, samples)
+    facts = _facts(weights, network, samples, assume)
     what = record if record in ("outputs", "spikes", "potentials") else record.split(",")
     options: dict[str, Any] = {
         "ticks": ticks,
@@ -130,7 +135,14 @@ def simulate(
 
         try:
             run = run_samples(
-                network, samples.inputs, samples.labels, record=what, jobs=jobs, progress=finished, **options
+                network,
+                samples.inputs,
+                samples.labels,
+                record=what,
+                count=count,
+                jobs=jobs,
+                progress=finished,
+                **options,
             )
             assert folder is not None
             found = runs.write(run, folder, facts)
@@ -171,13 +183,15 @@ def _read(path: Path, network: Network, **options: Any) -> Samples:
     return read_input(path, network, **options)
 
 
-def _facts(weights: Path, network: Network, samples: Samples) -> Any:
+def _facts(weights: Path, network: Network, samples: Samples, assume: str | None) -> Any:
     from eventsnn.report import Facts
     from eventsnn.store import network_hash
 
     return Facts(
         network_name=weights.stem,
         network_file=weights.name,
+        network_path=str(weights.resolve()),
+        assume=assume,
         network_sha256=network_hash(network),
         input_file=samples.name,
         input_sha256=samples.sha256,
@@ -462,6 +476,93 @@ def export(
     _show(f"{output}: plain NIR")
 
 
+# --------------------------------------------------------------------------------------------- energy and audit
+
+
+@app.command()
+def energy(
+    run: Annotated[Path | None, typer.Argument(help="run folder")] = None,
+    table: Annotated[
+        list[str] | None,
+        typer.Option(help="cost table by name, or a .toml file; may be repeated; default: every table"),
+    ] = None,
+    tables: Annotated[bool, typer.Option("--tables", help="only list the tables there are")] = False,
+    tick: Annotated[str | None, typer.Option(help="length of a tick, as 1ms, for static power")] = None,
+    input_macs: Annotated[
+        str, typer.Option(help="how images are multiplied: once, per-tick, effective, effective-per-tick")
+    ] = "once",
+    conventions: Annotated[
+        bool, typer.Option("--conventions", help="what published counting rules say instead")
+    ] = False,
+    methods: Annotated[bool, typer.Option("--methods", help="paragraph and tables for a paper")] = False,
+    csv: Annotated[Path | None, typer.Option(help="also write the numbers to this file")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, nothing else")] = False,
+) -> None:
+    """What a run costs on named hardware, and what other counting rules make of it."""
+    from eventsnn import energy as costs
+    from eventsnn import paper, report, runs
+    from eventsnn.conventions import conventions as by_rule
+
+    if tables:
+        _show(*(f"{a.name}: {a.title} ({a.basis})" if isinstance(a, costs.Table) else a for a in costs.all_tables()))
+        return
+    if run is None:
+        raise ValueError("energy needs a run folder, or --tables to list the tables there are")
+    record = runs.read(run)
+    found, network, samples = record.run, record.network, record.run["input"]["samples"]
+    if not all("events" in c for c in network["connections"]):
+        raise ValueError(f"{run} was written by an older version, whose account has no {'operations'!r}; run it again")
+    chosen = table if table else [] if methods else costs.table_names()
+    seconds = None if tick is None else _seconds(tick)
+    accounts = [costs.account(found, network, t, input_macs=input_macs, tick_seconds=seconds) for t in chosen]
+    rules = by_rule(found, network, record.emitted)
+    if csv is not None:
+        runs.save_text(report.conventions_csv(rules) if conventions else report.energy_csv(accounts), csv)
+    if as_json:
+        content = {
+            "schema": report.SCHEMA,
+            "command": "energy",
+            **{key: found[key] for key in ("network", "input", "mode", "ticks", "cutoff", "spikes", "synops")},
+            "energy": accounts,
+            "conventions": rules,
+        }
+        print(json.dumps(content, indent=2))
+        return
+    if methods:
+        print(paper.methods(found, network, runs.read_timing(run), accounts))
+        return
+    head = f"{run}: {samples:,} samples, {found['mean_stop']:.2f} ticks and "
+    head += f"{report.quantity(found['synops']['delivered'] / samples)} delivered SynOps a sample"
+    if conventions:
+        _show(head, "", *report.convention_tables(rules))
+        return
+    shown: list[Any] = [head, "", report.energy_table(accounts, samples)]
+    if len(accounts) <= 3:
+        shown += ["", report.energy_layer_table(accounts, samples), ""]
+        shown += [f"{a['table']}: {a['note']}".rstrip(": ") for a in accounts]
+    _show(*shown, "Numbers of different tables are not comparable: look at their scope.")
+
+
+@app.command()
+def audit(
+    run: Annotated[Path, typer.Argument(help="run folder with recorded spikes")],
+    weights: Annotated[Path | None, typer.Option(help="the network file that was run; default: where it was")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, nothing else")] = False,
+) -> None:
+    """Recount a run from its recorded events and the network file, by other code; exit code 1 if the books disagree."""
+    from dataclasses import asdict
+
+    from eventsnn import audit as recount
+
+    found = recount.audit(run, weights)
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+    else:
+        _show(*recount.lines(found))
+    if not found.agrees:
+        raise typer.Exit(1)
+
+
 # ------------------------------------------------------------------------------------------------------------ plot
 
 
@@ -498,4 +599,43 @@ def plot_trace(
             raise ValueError(f"neurons is {neurons!r}, wanted whole numbers such as 0,5,7") from None
     target = output or run / f"trace-{sample}.png"
     runs.save_figure(plot.trace(run, population, chosen, sample), target)
+    _show(str(target))
+
+
+@plot_app.command("energy")
+def plot_energy(
+    run: Annotated[Path, typer.Argument(help="run folder")],
+    table: Annotated[list[str], typer.Option(help="cost table by name, or a .toml file; may be repeated")],
+    tick: Annotated[str | None, typer.Option(help="length of a tick, as 1ms, for static power")] = None,
+    input_macs: Annotated[str, typer.Option(help="once, per-tick, effective, effective-per-tick")] = "once",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="picture; default: energy.png in RUN")] = None,
+) -> None:
+    """Energy by layer and operation, a panel for each table."""
+    from eventsnn import energy as costs
+    from eventsnn import plot, runs
+
+    record = runs.read(run)
+    seconds = None if tick is None else _seconds(tick)
+    accounts = [
+        costs.account(record.run, record.network, t, input_macs=input_macs, tick_seconds=seconds) for t in table
+    ]
+    target = output or run / "energy.png"
+    runs.save_figure(plot.energy(record, accounts), target)
+    _show(str(target))
+
+
+@plot_app.command("heatmap")
+def plot_heatmap(
+    run: Annotated[Path, typer.Argument(help="run folder with recorded spikes, or of simulate --count sources")],
+    population: Annotated[str, typer.Option(help="whose neurons")],
+    sample: Annotated[int | None, typer.Option(help="which sample; default: the sum of all")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="picture; default: heatmap-POPULATION.png in RUN")
+    ] = None,
+) -> None:
+    """SynOps by the neuron that caused them, a map for each channel of one layer."""
+    from eventsnn import plot, runs
+
+    target = output or run / f"heatmap-{re.sub(r'[^A-Za-z0-9._-]+', '-', population)}.png"
+    runs.save_figure(plot.heatmap(run, population, sample), target)
     _show(str(target))

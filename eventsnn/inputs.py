@@ -37,6 +37,26 @@ class Events:
         return Events(self.t[: offsets[-1]], self.neuron[: offsets[-1]], offsets)
 
 
+def digest(events: np.ndarray, samples: int, populations: int) -> np.ndarray:
+    """(samples, populations) uint64: a number that changes with any recorded event of that sample and population.
+
+    events: structured array of dtype EVENT, in any order. It is the sum, modulo 2^64, over the events of
+    mix(mix(2^32 time + neuron) xor the bits of value), with mix the finaliser of splitmix64 (Steele et al., OOPSLA
+    2014).
+    """
+    key = (events["time"].astype(np.uint64) << np.uint64(32)) + events["neuron"].astype(np.uint64)
+    mixed = _mix(_mix(key) ^ events["value"].astype("<f8").view(np.uint64))
+    found = np.zeros((samples, populations), np.uint64)
+    np.add.at(found, (events["sample"], events["population"]), mixed)
+    return found
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
 class TickEvents(NamedTuple):
     """One sample's input events in ticks. tick: (n,) int64, never decreasing. neuron: (n,) int64, channels first."""
 

@@ -98,7 +98,7 @@ FLAG_DISCARD, FLAG_FLOOR, FLAG_GRADED = 64, 128, 256
     C_FAN,  # in Plan.whole: structural taps of one event, per position (per unit for OP_SPARSE)
     C_EFFECTIVE,  # in Plan.whole: taps of non-zero weight per unit, -1: as structural
     C_POOL_FAN,  # in Plan.whole: pool taps beside the weight, per position (unit for OP_SPARSE), -1 for none
-    C_REACH,  # in Plan.whole: per source position, where its positions before the weight are listed (`_distinct`); or -1
+    C_REACH,  # in Plan.whole: pointers to the positions before the weight, by source position (`_distinct`), or -1
     C_INNER,  # in Plan.whole: taps of non-zero weight of every unit before the weight, channels last
     C_INNER_CHANNELS,  # channels before the weight
     C_STAMP,  # in Cells.stamp: the units before the weight

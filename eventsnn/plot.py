@@ -1,11 +1,13 @@
-"""Figures of a run that explain themselves: the raster of one sample, and the membranes of some of its neurons.
+"""Figures of a run that explain themselves: the raster of one sample, the membranes of some of its neurons, where its
+synaptic operations come from, and what they cost.
 
-Both take a run folder, a `Run` or a `Record`, and give a matplotlib `Figure` (no window, no global state); save it with
+All take a run folder, a `Run` or a `Record`, and give a matplotlib `Figure` (no window, no global state); save it with
 `runs.save_figure`. A tick is drawn as a slot from t to t + 1, so the stop line stands right behind the last tick run.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eventsnn import runs
+from eventsnn import report, runs
 from eventsnn.inputs import EVENT
 from eventsnn.watchdog import StopReason
 
@@ -141,6 +143,167 @@ def trace(
         else:
             _tick_axis(axes, one)
     _head(figure, one, height, f"{name}: membrane at the end of each tick, after the reset; dashed: threshold; ▼ spike")
+    return figure
+
+
+def energy(record: runs.Record, accounts: Sequence[Mapping[str, Any]]) -> Figure:
+    """Energy by layer, a panel for each account of `energy.account`, its bars cut by kind of operation.
+
+    Every panel has its own scale, because numbers of different tables are not comparable. Raises ValueError without
+    accounts.
+    """
+    from matplotlib.figure import Figure
+
+    if not accounts:
+        raise ValueError("there is nothing to draw: give at least one energy table (--table)")
+    samples = record.run["input"]["samples"]
+    bars = [[layer for layer in a["layers"] if layer["picojoule"]] for a in accounts]
+    for a, layers in zip(accounts, bars, strict=True):
+        if a["static"]:
+            layers.append({"name": "static power", "picojoule": a["static"], "parts": {"static": a["static"]}})
+    heights = [0.95 + 0.2 * max(1, len(layers)) + 0.34 for layers in bars]
+    top = 0.66
+    height = top + sum(heights)
+    figure = Figure(figsize=(WIDTH, height), dpi=120)
+    run = record.run
+    source = [Path(part["file"]).name for part in (run["network"], run["input"]) if part["file"]]
+    about = f"{samples:,} samples, {run['mean_stop']:.2f} of {run['ticks']} ticks on average (cutoff {run['cutoff']})"
+    _line(figure, 0.26, f"Energy per sample: {' on '.join(source) or 'a run'}", size=12, weight="bold")
+    _line(figure, 0.48, about, size=9)
+    y = top
+    for a, layers, tall in zip(accounts, bars, heights, strict=True):
+        _draw_account(figure, a, layers, samples, y)
+        y += tall
+    return figure
+
+
+def _draw_account(
+    figure: Figure, account: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], samples: int, y: float
+) -> None:
+    """One panel of `energy`, its upper edge y inches below the figure's."""
+    left = ", ".join(report.operation_words(key) for key in account["unpriced"]) or "nothing"
+    title = f"{account['table']}: {report.joules(account['picojoule'] / samples)}"
+    about = f"{account['title']} ({', '.join(account['scope'])}; {account['basis']})."
+    _line(figure, y + 0.2, title, size=10, weight="bold")
+    _line(figure, y + 0.4, _short(about, 170), size=8, color="#555555")
+    _line(figure, y + 0.56, _short(f"Not priced: {left}.", 170), size=8, color="#555555")
+    axes = _axes(figure, y + 0.74, 0.2 * max(1, len(layers)), right=1.2)
+    largest = max((layer["picojoule"] for layer in layers), default=0) / samples
+    unit, size = next((u, s) for u, s in (("mJ", 1e9), ("µJ", 1e6), ("nJ", 1e3), ("pJ", 1.0)) if largest >= s or s == 1)
+    kinds = [*dict.fromkeys(part for layer in layers for part in layer["parts"])]
+    colours = {kind: QUIET if kind == "static" else _KINDS[i % len(_KINDS)] for i, kind in enumerate(kinds)}
+    for i, layer in enumerate(layers):
+        start = 0.0
+        for part, picojoule in layer["parts"].items():
+            width = picojoule / samples / size
+            axes.barh(i, width, left=start, height=0.72, color=colours[part])
+            start += width
+        share = layer["picojoule"] / account["picojoule"]
+        axes.text(start, i, f" {report.joules(layer['picojoule'] / samples)}, {share:.1%}", va="center", fontsize=7.5)
+    axes.set_ylim(len(layers) - 0.4, -0.6)
+    axes.set_yticks(range(len(layers)), [_short(layer["name"], 34) for layer in layers], fontsize=8)
+    axes.margins(x=0.16)
+    axes.set_xlim(left=0)
+    axes.tick_params(axis="x", labelsize=7, colors=QUIET)
+    axes.set_xlabel(f"{unit} per sample", fontsize=7.5, color=QUIET, labelpad=1)
+    for i, part in enumerate(kinds):
+        where = LEFT + 0.75 + i * min(1.0, (WIDTH - LEFT - 1.0) / len(kinds))
+        _line(figure, y + 0.2, "■ " + _PARTS.get(part, part), size=8, color=colours[part], x=where)
+
+
+def _line(figure: Figure, y: float, text: str, x: float = MARGIN, **style: Any) -> None:
+    """A line of text, x and y in inches from the figure's upper left corner."""
+    width, height = figure.get_size_inches()
+    figure.text(x / width, 1 - y / height, text, va="center", **style)
+
+
+_KINDS = ("#2b4a73", "#3a9188", "#9a7b3c", "#7b5aa6", "#d1495b", "#6f8fb5", "#8fc1a9", "#c9ad6a", "#b9a3d3")
+_PARTS = {
+    "ac": "SynOps",
+    "mac": "graded",
+    "mac_input": "input MACs",
+    "bias": "biases",
+    "threshold_test": "tests",
+    "neuron_update": "updates",
+    "neuron_update_clocked": "updates",
+    "decay_clocked": "decay",
+}
+
+
+def heatmap(
+    source: str | Path | Run | runs.Record, population: str, sample: int | None = None, *, channels: int = 64
+) -> Figure:
+    """SynOps by the neuron that caused them: a map of one population's grid for each channel, one colour scale.
+
+    A neuron's SynOps are its events times its fan-out over every weight connection that leaves the population
+    (structural: zero weights in, padding out). sample: one sample; None for the mean over all. channels: maps drawn at
+    most, those of the most SynOps. Raises ValueError when the events of single neurons are not known, or there is no
+    such population or sample, or no weights leave it.
+    """
+    from matplotlib.figure import Figure
+
+    record = runs.read(source) if isinstance(source, str | Path) else source
+    record = record if isinstance(record, runs.Record) else runs.describe(record)
+    names = [p["name"] for p in record.network["populations"]]
+    if population not in names:
+        raise ValueError(f"there is no population {population!r}; there are {', '.join(names)}")
+    if record.emitted is None or record.fan_out is None or population not in record.emitted:
+        raise ValueError(
+            f"events of single neurons of {population!r} are not known; run it again with --count sources "
+            "(count='sources') or --record spikes"
+        )
+    classes = {c["name"]: c["class"] for c in record.run["connections"]}
+    out = [c["name"] for c in record.network["connections"] if c["source"] == population]
+    out = [name for name in out if classes[name] in ("ac", "mac")]
+    if not out:
+        raise ValueError(f"no connection with weights leaves {population!r}, so its events cause no SynOps")
+    emitted = record.emitted[population]
+    held = len(emitted)
+    if sample is not None and not record.first <= sample < record.first + held:
+        raise ValueError(f"there is no sample {sample}; there are {record.first} to {record.first + held - 1}")
+    counted = emitted.sum(0) if sample is None else emitted[sample - record.first]
+    fan = np.sum([record.fan_out[name] for name in out], axis=0)
+    synops = np.asarray(counted * fan, np.int64)
+    shown = synops / (held if sample is None else 1)
+    if shown.ndim == 1:  # a vector: rows of equal length, one map
+        width = min(len(shown), max(1, math.ceil(math.sqrt(len(shown) * 4))))
+        maps = np.full((1, -(-len(shown) // width), width), np.nan)
+        maps.reshape(-1)[: len(shown)] = shown
+        order = np.zeros(1, np.int64)
+    else:
+        maps = shown.reshape(shown.shape[0], -1, shown.shape[-1])
+        order = np.sort(np.argsort(-np.nansum(maps, axis=(1, 2)), kind="stable")[:channels])
+    columns = min(len(order), 8 if maps.shape[2] <= 4 * maps.shape[1] else 1)
+    rows = -(-len(order) // columns)
+    top, side, gap = 0.95, 0.75, 0.18
+    wide = (WIDTH - MARGIN - side - 0.5) / columns - gap
+    tall = min(max(wide * maps.shape[1] / maps.shape[2], 0.2), 2.6)
+    height = top + rows * (tall + gap) + 0.25
+    figure = Figure(figsize=(WIDTH, height), dpi=120)
+    of = "mean of all samples" if sample is None else f"sample {sample}"
+    title = f"{population}: SynOps by the neuron that caused them, {of}"
+    total = int(synops.sum())
+    per = f"{total / held:,.0f} a sample" if sample is None else f"{total:,}"
+    note = f"through {', '.join(out)}: {per}, structural; fan-out of a neuron {int(fan.min())} to {int(fan.max())}"
+    if shown.ndim > 1 and len(order) < len(maps):
+        note += f"; the {len(order)} busiest of {len(maps)} channels"
+    _line(figure, 0.26, title, size=12, weight="bold")
+    _line(figure, 0.5, _short(note, 160), size=8.5)
+    most = float(np.nanmax(maps)) or 1.0
+    image = None
+    for i, channel in enumerate(order):
+        x, y = MARGIN + i % columns * (wide + gap), top + i // columns * (tall + gap)
+        axes = figure.add_axes((x / WIDTH, 1 - (y + tall) / height, wide / WIDTH, tall / height))
+        image = axes.imshow(
+            maps[channel], cmap="magma", vmin=0, vmax=most, interpolation="nearest", aspect="auto", origin="upper"
+        )
+        axes.set_xticks([])
+        axes.set_yticks([])
+        if shown.ndim > 1:
+            axes.set_title(f"{channel}", fontsize=6.5, color="#555555", pad=1.5, loc="left")
+    bar = figure.add_axes(((WIDTH - side - 0.1) / WIDTH, 0.25 / height, 0.16 / WIDTH, 1 - (top + 0.25) / height))
+    assert image is not None
+    figure.colorbar(image, cax=bar).ax.tick_params(labelsize=7)
     return figure
 
 

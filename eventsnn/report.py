@@ -10,14 +10,15 @@ import csv
 import io
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eventsnn.ledger import wilson
+from eventsnn.ledger import KINDS as BOOKED
+from eventsnn.ledger import OPERATIONS, wilson
 from eventsnn.network import Connection, Conv, Network
 from eventsnn.neurons import IF
 from eventsnn.watchdog import StopReason
@@ -28,17 +29,23 @@ if TYPE_CHECKING:
     from eventsnn.simulation import Run
 
 SCHEMA = 1
-KINDS = ("structural", "effective", "delivered", "dropped", "in_flight")
+KINDS = (*BOOKED, "in_flight")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a run does not know about itself. Files are named as the user gave them; hashes are sha256, in hex."""
+    """What a run does not know about itself. Files are named as the user gave them; hashes are sha256, in hex.
+
+    network_path: where the network file lies on this machine, for `eventsnn audit`; it goes to `timing.json`. assume:
+    the profile a foreign network file was read with.
+    """
 
     command: str = "simulate"
     network_name: str = "network"
     network_file: str | None = None
+    network_path: str | None = None
     network_sha256: str | None = None
+    assume: str | None = None
     input_file: str | None = None
     input_sha256: str | None = None
 
@@ -52,19 +59,29 @@ def summary(run: Run, facts: Facts) -> dict[str, Any]:
     layers: one for each population, `synops` the SynOps delivered to it, `spikes` 0 where events are no spikes (input,
     relay, gate; their number is `events`). connections: `synops` delivered, 0 for a connection without weights; its
     taps by kind, and the pool taps beside its weights, stand next to it. accuracy_by_tick: null unless every sample
-    ran to the horizon. ties: samples whose largest outputs were equal.
+    ran to the horizon. ties: samples whose largest outputs were equal. operations: what neurons did. queue: what the
+    simulator's own queue did, which is no cost of the model. statistics: see `statistics`.
+
+    Raises ValueError when the run counted spikes only (`count="spikes"`): an account with zeros for what was not
+    counted would be wrong.
     """
     ledger, network = run.ledger, run.network
+    if ledger.counted == "spikes":
+        raise ValueError("the run counted spikes only; an account needs count='connections'")
     samples, ticks_run = len(run.predictions), int(run.stop_time.sum())
     correct = None if run.labels is None else int(np.sum(run.predictions == run.labels))
     reasons = {stop_reason_name(r): int(np.sum(run.stop_reason == r)) for r in StopReason}
     connections = [_connection(run, c) for c in network.connections]
-    spiking = [p.neuron for p in network.populations if isinstance(p.neuron, IF)]
-    comparators = {neuron.comparator for neuron in spiking}
+    spiking = {p.name: p.neuron for p in network.populations if isinstance(p.neuron, IF)}
+    comparators = {neuron.comparator for neuron in spiking.values()}
     return {
         "schema": SCHEMA,
         "command": facts.command,
-        "network": {"file": facts.network_file, "sha256": facts.network_sha256},
+        "network": {
+            "file": facts.network_file,
+            "sha256": facts.network_sha256,
+            **({} if facts.assume is None else {"assume": facts.assume}),
+        },
         "input": {"file": facts.input_file, "sha256": facts.input_sha256, "samples": samples},
         "mode": run.mode,
         "ticks": int(run.ticks),
@@ -88,6 +105,7 @@ def summary(run: Run, facts: Facts) -> dict[str, Any]:
         "stop_reasons": {name: count for name, count in reasons.items() if count},
         "ties": int(np.sum(run.tied)),
         "spikes": int(ledger.spikes().sum()),
+        "spike_units": sum(int(ledger.spike_units(name).sum()) for name in spiking),
         "input_events": int(ledger.input_events.sum()),
         "synops": {
             **{kind: int(ledger.synops(kind=kind).sum()) for kind in KINDS},
@@ -97,7 +115,17 @@ def summary(run: Run, facts: Facts) -> dict[str, Any]:
         "identity": {kind: int(ledger.by_class("identity", kind).sum()) for kind in KINDS},
         "pool": {kind: int(ledger.by_class("pool", kind).sum()) for kind in KINDS},
         "macs_input": int(ledger.macs_input.sum()),
+        "macs_input_effective": int(ledger.macs_input_effective.sum()),
+        "macs_input_per_tick": int(ledger.macs_input_per_tick.sum()),
+        "macs_input_effective_per_tick": int((ledger.macs_input_effective * ledger.stop_time).sum()),
+        "operations": {operation: int(ledger.operations(operation).sum()) for operation in OPERATIONS},
+        "queue": {
+            "pushed": int(run.queue_pushed.sum()),
+            "popped": int(run.queue_popped.sum()),
+            "peak": int(run.queue_peak.max(initial=0)),
+        },
         "queue_peak": int(run.queue_peak.max(initial=0)),
+        "statistics": [row for row in statistics(run) if row["scope"] == "network"],
         "layers": [_layer(run, i, connections) for i in range(len(network.populations))],
         "connections": connections,
         "energy": [],
@@ -160,7 +188,9 @@ def _connection(run: Run, connection: Any) -> dict[str, Any]:
         "class": tap_class,
         "synops": taps["delivered"] if tap_class in ("ac", "mac") else 0,
         **taps,
+        "pool_structural": int(run.ledger.pool_taps(label, "structural").sum()),
         "pool_taps": int(run.ledger.pool_taps(label, "delivered").sum()),
+        "pool_in_flight": int(run.ledger.pool_taps(label, "in_flight").sum()),
     }
 
 
@@ -182,7 +212,53 @@ def _layer(run: Run, index: int, connections: list[dict[str, Any]]) -> dict[str,
         "mac": sum(c["synops"] for c in arriving if c["class"] == "mac"),
         "identity": sum(c["delivered"] for c in arriving if c["class"] == "identity"),
         "pool": sum(c["pool_taps"] + (c["delivered"] if c["class"] == "pool" else 0) for c in arriving),
+        **{operation: int(run.ledger.operations(operation, population.name).sum()) for operation in OPERATIONS},
     }
+
+
+def statistics(run: Run) -> list[dict[str, Any]]:
+    """How counts spread over the samples, a row a quantity: the whole network, every layer, every connection.
+
+    scope: "network", "layer" (spikes emitted, SynOps arriving) or "connection" (delivered taps of its class). total,
+    median, p5, p95, max: whole numbers, each percentile the smallest count that this share of samples does not exceed.
+    mean: over samples. peak_per_tick: the most in any tick of any sample, which a chip's bandwidth must carry.
+    """
+    ledger, network = run.ledger, run.network
+    rows = []
+
+    def add(scope: str, name: str, quantity: str, by_tick: np.ndarray) -> None:
+        counts = by_tick.sum(1)
+        row: dict[str, Any] = {"scope": scope, "name": name, "quantity": quantity, "total": int(counts.sum())}
+        row["mean"] = int(counts.sum()) / len(counts) if len(counts) else None
+        for key, q in (("p5", 5), ("median", 50), ("p95", 95), ("max", 100)):
+            row[key] = int(np.percentile(counts, q, method="inverted_cdf")) if len(counts) else None
+        row["peak_per_tick"] = int(by_tick.max(initial=0))
+        rows.append(row)
+
+    nothing = np.zeros((len(run.predictions), run.ticks), np.int64)
+    delivered = {c.label: ledger.synops_by_tick(c.label, "delivered") for c in network.connections}
+    weighted = {c.label: ledger.tap_class[c.label] in ("ac", "mac") for c in network.connections}
+    spikes = {p.name: ledger.spikes_by_tick(p.name) for p in network.populations}
+    total = sum((taps for label, taps in delivered.items() if weighted[label]), nothing)
+    add("network", "", "synops", total)
+    add(
+        "network", "", "spikes", sum((spikes[p.name] for p in network.populations if isinstance(p.neuron, IF)), nothing)
+    )
+    add("network", "", "input_events", spikes[network.input.name])
+    add("network", "", "ticks", (np.arange(run.ticks) < run.stop_time[:, None]).astype(np.int64))
+    for p in network.populations:
+        add("layer", p.name, "spikes" if isinstance(p.neuron, IF) else "events", spikes[p.name])
+        arriving = [c.label for c in network.connections if c.target == p.name and weighted[c.label]]
+        add("layer", p.name, "synops", sum((delivered[label] for label in arriving), nothing))
+    for label, taps in delivered.items():
+        add("connection", label, ledger.tap_class[label], taps)
+    return rows
+
+
+def statistics_csv(run: Run) -> str:
+    """The text of statistics.csv: the rows of `statistics`."""
+    rows = statistics(run)
+    return _csv(rows[0], (row.values() for row in rows))
 
 
 # ------------------------------------------------------------------------------------------------- for the terminal
@@ -267,6 +343,180 @@ def closing_lines(found: Mapping[str, Any], seconds: float | None = None) -> lis
     return lines
 
 
+# -------------------------------------------------------------------------------------- energy and other people's rules
+
+
+def quantity(number: float) -> str:
+    """A mean count for people: whole from 100 on, else three digits."""
+    return f"{number:,.0f}" if number >= 100 or number == int(number) else f"{number:.3g}"
+
+
+def joules(picojoule: float) -> str:
+    """An energy in the unit that leaves one to three digits before the point."""
+    for unit, size in (("J", 1e12), ("mJ", 1e9), ("µJ", 1e6), ("nJ", 1e3)):
+        if picojoule >= size:
+            return f"{picojoule / size:.4g} {unit}"
+    return f"{picojoule:.4g} pJ"
+
+
+def operation_words(operation: str) -> str:
+    """An operation that a table can price, in words, as in "not priced: biases"."""
+    words = {
+        "ac": "SynOps",
+        "mac": "SynOps of graded events",
+        "mac_input": "input MACs",
+        "identity": "identity taps",
+        "pool": "pool taps",
+        "bias": "biases",
+    }
+    return words.get(operation, operation.removesuffix("_clocked").replace("_", " ") + "s")
+
+
+def energy_table(accounts: Sequence[Mapping[str, Any]], samples: int) -> Table:
+    """A table of energy accounts, one a row: a sample's energy, the static part of it, what the table knows and not."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("table", "per sample", "static", "dense ANN", "scope", "basis", "not priced"):
+        right: Any = "right" if title in ("per sample", "static", "dense ANN") else "left"
+        table.add_column(title, justify=right, no_wrap=title != "not priced")
+    for a in accounts:
+        unknown = a["static_watt"] is not None and a["static"] is None
+        left = [_SHORT.get(key, key) for key in a["unpriced"]] + ["static (give --tick)"] * unknown
+        nothing = not a["operations"] and a["static"] is None
+        table.add_row(
+            Text(a["table"]),
+            "" if nothing else joules(a["picojoule"] / samples),
+            "" if a["static"] is None else joules(a["static"] / samples),
+            "" if a["ann"] is None else joules(a["ann"] / samples),
+            "+".join(_SHORT.get(scope, scope) for scope in a["scope"]),
+            a["basis"],
+            ", ".join(left),
+        )
+    return table
+
+
+_SHORT = {
+    "ac": "SynOps",
+    "mac": "graded SynOps",
+    "mac_input": "input MACs",
+    "neuron_update": "update",
+    "neuron_update_clocked": "update",
+    "threshold_test": "test",
+    "decay_clocked": "decay",
+    "arithmetic": "arith",
+    "memory": "mem",
+    "communication": "comm",
+}
+
+
+def energy_layer_table(accounts: Sequence[Mapping[str, Any]], samples: int) -> Table:
+    """Energy accounts layer by layer: a sample's energy of operations, and the layer's share, a column a table."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False, title="Operations by layer", title_justify="left")
+    table.add_column("layer", no_wrap=True)
+    for a in accounts:
+        table.add_column(Text(a["table"]), justify="right", no_wrap=True)
+    for rows in zip(*(a["layers"] for a in accounts), strict=True):
+        cells = []
+        for a, row in zip(accounts, rows, strict=True):
+            share = row["picojoule"] / a["dynamic"] if a["dynamic"] else 0.0
+            cells.append(f"{joules(row['picojoule'] / samples)} {share:6.1%}" if row["picojoule"] else "")
+        table.add_row(Text(rows[0]["name"]), *cells)
+    return table
+
+
+def energy_csv(accounts: Sequence[Mapping[str, Any]]) -> str:
+    """Energy accounts as CSV: a row for each table, layer and part, in picojoule over all samples; static too."""
+    rows = [
+        (a["table"], layer["name"], part, picojoule)
+        for a in accounts
+        for layer in [*a["layers"], {"name": "", "parts": {} if a["static"] is None else {"static": a["static"]}}]
+        for part, picojoule in layer["parts"].items()
+    ]
+    return _csv(("table", "layer", "part", "picojoule"), rows)
+
+
+_RULES = {
+    "rate_x_flops": "mean rate x dense FLOPs, padding included",
+    "kernel_area": "spikes x kernel area x output channels (norse)",
+    "area_over_stride2": "the same / stride²",
+    "syops": "syops: rate x FLOPs, biases; MACs unless 0/1",
+    "neurobench": "NeuroBench: distinct inputs x non-zero weights",
+    "sinabs": "sinabs: exact taps x multiplicity",
+    "spikingjelly": "spikingjelly: exact taps, 0 unless 0/1",
+    "toolbox": "snn_toolbox: no borders; strided array",
+}
+
+
+def convention_tables(found: Mapping[str, Any]) -> list[Any]:
+    """What published rules say of a run, beside the exact count: their totals, and their ratios layer by layer.
+
+    found: from `conventions.conventions`.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    from eventsnn.conventions import RATIOS, ratio
+
+    samples, totals = found["samples"], found["totals"]
+
+    def cell(column: str) -> str:
+        halves = [totals[f"{column}_{kind}"] for kind in ("ac", "mac")] if f"{column}_ac" in totals else []
+        if halves:
+            named = zip(halves, ("AC", "MAC"), strict=True)
+            return "" if None in halves else ", ".join(f"{quantity(h / samples)} {k}" for h, k in named if h) or "0"
+        return "" if totals[column] is None else quantity(totals[column] / samples)
+
+    whole = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("rule", "SynOps per sample", "by exact"):
+        whole.add_column(title, justify="left" if title == "rule" else "right")
+    whole.add_row("exact (structural)", quantity(totals["exact"] / samples), "1")
+    for column in RATIOS:
+        share = found["ratios"][column]
+        whole.add_row(_RULES[column], cell(column), "" if share is None else f"{share:.4g}")
+    ann = found["totals"]["ann"] / samples
+    whole.add_row("the dense network, MACs (no input layer)", quantity(ann), f"{_by(found['totals'], 'ann'):.4g}")
+
+    titles = {"rate_x_flops": "rate x FLOPs", "kernel_area": "k²", "area_over_stride2": "k²/s²", "toolbox": "toolbox"}
+    layers = Table(
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+        title="Ratio to the exact count, by connection",
+        title_justify="left",
+    )
+    layers.add_column("connection")
+    for title in ("exact per sample", *(titles.get(column, column) for column in RATIOS)):
+        layers.add_column(title, justify="right")
+    for row in found["rows"]:
+        ratios = [ratio([row], column) for column in RATIOS]
+        exact = quantity(row["exact"] / samples) + (" MAC" if row["image"] else "")
+        layers.add_row(Text(row["name"]), exact, *("" if r is None else f"{r:.3f}" for r in ratios))
+    lines = []
+    if found["activation_sparsity"] is not None:
+        lines.append(
+            f"activation sparsity {found['activation_sparsity']:.4f}, connection sparsity "
+            f"{found['connection_sparsity']:.4f}, footprint {found['footprint_bytes']:,} bytes (float32)"
+        )
+        lines.append(f"syops also charges {quantity(found['syops_neurons'] / samples)} AC a sample for its neurons")
+    lines.append("an empty cell: the rule does not say, or it needs recorded spikes; docs/counting.md explains each")
+    return [whole, "", layers, "", *lines]
+
+
+def _by(totals: Mapping[str, Any], column: str) -> float:
+    return totals[column] / totals["exact"] if totals["exact"] else 0.0
+
+
+def conventions_csv(found: Mapping[str, Any]) -> str:
+    """The rows of `conventions.conventions` as CSV; counts over all samples, empty where a rule does not say."""
+    rows = [{key: "" if value is None else value for key, value in row.items()} for row in found["rows"]]
+    return _csv(rows[0] if rows else [], (row.values() for row in rows))
+
+
 # ------------------------------------------------------------------------------------------------------- CSV files
 
 
@@ -281,12 +531,18 @@ def samples_csv(run: Run) -> str:
         "stop_time": run.stop_time.tolist(),
         "stop_reason": [stop_reason_name(r) for r in run.stop_reason],
         "spikes": ledger.spikes().tolist(),
+        "spike_units": sum(
+            (ledger.spike_units(p.name) for p in run.network.populations if isinstance(p.neuron, IF)),
+            np.zeros(len(run.predictions), np.int64),
+        ).tolist(),
         "input_events": ledger.input_events.tolist(),
         **{f"synops_{kind}": ledger.synops(kind=kind).tolist() for kind in KINDS},
         "synops_mac": ledger.by_class("mac").tolist(),
         "identity": ledger.by_class("identity").tolist(),
         "pool": ledger.by_class("pool").tolist(),
         "macs_input": ledger.macs_input.tolist(),
+        "macs_input_effective": ledger.macs_input_effective.tolist(),
+        **{operation: ledger.operations(operation).tolist() for operation in OPERATIONS},
     }
     return _csv(columns, zip(*columns.values(), strict=True))
 

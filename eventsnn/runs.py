@@ -6,6 +6,7 @@ then renamed. All of it but `timing.json` is identical, byte for byte, for any n
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -19,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eventsnn import report
-from eventsnn.inputs import EVENT
+from eventsnn import conventions, report
+from eventsnn.inputs import EVENT, digest
 from eventsnn.network import spread
 from eventsnn.neurons import IF
 from eventsnn.readers import Store, open_arrays
@@ -40,7 +41,9 @@ class Record:
     (samples, ticks, classes), synops (samples, ticks), stop_time, predictions, tied, stop_reason and, where known,
     labels (samples,). events: structured array (sample, time, population, neuron, value) or None. potentials: by
     population, (samples, ticks, *shape), NaN past the stop, or None. thresholds: by population, as far as it spikes and
-    has potentials, a number or an array that broadcasts against its shape. first: the index of the first sample held.
+    has potentials, a number or an array that broadcasts against its shape. emitted: by population, (samples, *shape)
+    int64 events of every neuron, or None. fan_out: by connection, (*source shape) structural taps of one event of every
+    source neuron, or None. first: the index of the first sample held.
     """
 
     run: Mapping[str, Any]
@@ -49,6 +52,8 @@ class Record:
     events: np.ndarray | None
     potentials: Mapping[str, np.ndarray] | None
     thresholds: Mapping[str, np.ndarray]
+    emitted: Mapping[str, np.ndarray] | None = None
+    fan_out: Mapping[str, np.ndarray] | None = None
     first: int = 0
 
 
@@ -83,10 +88,11 @@ def abandon(folder: Path) -> None:
 def write(run: Run, folder: Path, facts: report.Facts) -> dict[str, Any]:
     """Write the run into a folder from `open_folder`; gives the JSON object: `run.json` and `timing.json` together."""
     record = describe(run, facts)
-    timing = report.timing(run)
+    timing = {**report.timing(run), "network_path": facts.network_path}
     _put_text(folder, "samples.csv", report.samples_csv(run))
     _put_text(folder, "layers.csv", report.layers_csv(record.run))
     _put_text(folder, "connections.csv", report.connections_csv(record.run))
+    _put_text(folder, "statistics.csv", report.statistics_csv(run))
     _put_text(folder, "network.json", _json(record.network))
     with _new_hdf5(folder, "trace.h5") as put:
         for name, array in record.trace.items():
@@ -97,6 +103,13 @@ def write(run: Run, folder: Path, facts: report.Facts) -> dict[str, Any]:
                 put(name, record.events[name])
             samples = np.arange(record.run["input"]["samples"] + 1)
             put("offsets", np.searchsorted(record.events["sample"], samples).astype(np.int64))
+            put("digest", _digest(run))
+    if record.emitted is not None:
+        with _new_hdf5(folder, "sources.h5") as put:
+            for name, array in record.emitted.items():
+                put(f"emitted/{name}", array)
+            for number, array in enumerate((record.fan_out or {}).values()):
+                put(f"fan_out/{number}", array)
     if record.potentials is not None:
         with _new_hdf5(folder, "potentials.h5") as put:
             for name, array in record.potentials.items():
@@ -120,7 +133,14 @@ def describe(run: Run, facts: report.Facts | None = None, first: int = 0) -> Rec
         events["sample"] += first
     thresholds = {p.name: spread(p.neuron.threshold, p.shape) for p in network.populations if isinstance(p.neuron, IF)}
     potentials = None if run.potentials is None else dict(run.potentials)
-    recorded = {"events": _recorded(run), "potentials": [*(potentials or {})]}
+    emitted = _emitted(run)
+    recorded: dict[str, Any] = {
+        "events": _recorded(run),
+        "potentials": [*(potentials or {})],
+        "sources": [*(emitted or {})],
+    }
+    if events is not None:
+        recorded["digest"] = hashlib.sha256(_digest(run).astype("<u8").tobytes()).hexdigest()
     return Record(
         run={**report.summary(run, facts), "recorded": recorded},
         network=_network(run, facts),
@@ -128,6 +148,8 @@ def describe(run: Run, facts: report.Facts | None = None, first: int = 0) -> Rec
         events=events,
         potentials=potentials,
         thresholds={name: thresholds[name] for name in potentials or {} if name in thresholds},
+        emitted=emitted,
+        fan_out=None if emitted is None else _fan_out(run),
         first=first,
     )
 
@@ -149,7 +171,7 @@ def read(folder: str | Path, sample: int | None = None) -> Record:
         part = slice(None) if sample is None else slice(sample, sample + 1)
         with _open(folder / "trace.h5") as store:
             trace = {name: store.read(name, part) for name in TRACE if name in store.names}
-        events = potentials = None
+        events = potentials = emitted = fan = None
         thresholds = {}
         if (folder / "events.h5").exists():
             events = _get_events(folder / "events.h5", sample)
@@ -160,9 +182,56 @@ def read(folder: str | Path, sample: int | None = None) -> Record:
                 if "thresholds" in store.names:
                     spiking = {p["name"] for p in network["populations"] if p["spiking"]}
                     thresholds = {n: store.read(f"thresholds/{n}") for n in names if n in spiking}
+        if (folder / "sources.h5").exists():
+            with _open(folder / "sources.h5") as store:
+                emitted = {name: store.read(f"emitted/{name}", part) for name in recorded["sources"]}
+                names = [c["name"] for c in network["connections"]]
+                fan = {name: store.read(f"fan_out/{i}") for i, name in enumerate(names)}
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder} is damaged: {error} is missing or of another kind") from None
-    return Record(run, network, trace, events, potentials, thresholds, sample or 0)
+    return Record(run, network, trace, events, potentials, thresholds, emitted, fan, sample or 0)
+
+
+def save_run(
+    run: Run, folder: str | Path, *, weights: str | Path | None = None, input: str | Path | None = None
+) -> dict[str, Any]:
+    """Write a run made in Python into a new folder, as `eventsnn simulate` does; gives the JSON object.
+
+    weights: the network file it ran, input: the file of its samples, both only named (`eventsnn audit` looks the first
+    one up). Raises ValueError when the folder holds anything already.
+    """
+    from eventsnn.store import network_hash
+
+    target = open_folder(folder, "network")
+    facts = report.Facts(
+        network_name=Path(weights).stem if weights is not None else "network",
+        network_file=None if weights is None else Path(weights).name,
+        network_path=None if weights is None else str(Path(weights).resolve()),
+        network_sha256=network_hash(run.network),
+        input_file=None if input is None else Path(input).name,
+    )
+    try:
+        return write(run, target, facts)
+    except BaseException:
+        abandon(target)
+        raise
+
+
+def read_timing(folder: str | Path) -> dict[str, Any]:
+    """The content of a run folder's `timing.json`: seconds, versions, host."""
+    return _get_json(Path(folder) / "timing.json")
+
+
+def save_text(text: str, path: Path) -> None:
+    """Write a text under a temporary name, then rename it: no half-written file."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def save_figure(figure: Any, path: Path) -> None:
@@ -210,10 +279,32 @@ def _network(run: Run, facts: report.Facts) -> dict[str, Any]:
                 "target": c.target,
                 "operation": type(c.op).__name__.lower(),
                 "delay": int(c.delay),
+                **conventions.geometry(network, c),
             }
             for c in network.connections
         ],
     }
+
+
+def _digest(run: Run) -> np.ndarray:
+    assert run.events is not None
+    return digest(run.events, len(run.predictions), len(run.network.populations))
+
+
+def _emitted(run: Run) -> dict[str, np.ndarray] | None:
+    """Events of every neuron, of the populations of which they are known."""
+    known = {p.name for p in run.network.populations} if run.ledger.sources is not None else {*run.recorded}
+    if not known:
+        return None
+    shapes = {p.name: p.shape for p in run.network.populations if p.name in known}
+    return {name: run.emitted(name).reshape(-1, *shape) for name, shape in shapes.items()}
+
+
+def _fan_out(run: Run) -> dict[str, np.ndarray]:
+    from eventsnn.wiring import fan_out
+
+    taps, _ = fan_out(run.network)
+    return {c.label: taps[c.label].reshape(run.network[c.source].shape) for c in run.network.connections}
 
 
 def _recorded(run: Run) -> list[str]:
