@@ -31,7 +31,7 @@ from numba import njit
 
 import eventsnn as es
 from eventsnn import import_torch, kernels_sync, layouts
-from eventsnn.network import Connection, Conv, Dense, Identity, Network, Population
+from eventsnn.network import Connection, Conv, Dense, Flatten, Identity, Network, Population
 from eventsnn.neurons import IF, Input, Integrator
 
 DATA = Path(os.environ.get("EVENTSNN_DATA", Path(__file__).resolve().parents[2] / "shared"))
@@ -62,6 +62,7 @@ def main() -> None:
             **{name: work for name, (work, _) in layers.items()},
             "eventsnn": ours,
             "torch 1": batch_1,
+            **counting_runs(network, images[: options.images], options.ticks),
         },
         options.rounds,
     )
@@ -90,6 +91,10 @@ def main() -> None:
             "torch_batch_64_ms": 1e3 * measured["torch 64"] / 64,
             "times_faster_than_batch_1": measured["torch 1"] / (seconds / options.images),
             "times_faster_than_batch_64": measured["torch 64"] / 64 / (seconds / options.images),
+        },
+        "counting": {
+            name: {count: measured[f"{name}, {count}"] / measured[f"{name}, spikes"] for count in COUNTS}
+            for name in (RESNET, EVENTS)
         },
     }
     show(found)
@@ -246,6 +251,54 @@ def resnet_runs(
     return lambda: run_once(network, images, ticks).seconds, stepped(normalised[:1]), stepped(many)
 
 
+def counting_runs(network: Network, images: np.ndarray, ticks: int) -> dict[str, Callable[[], float]]:
+    """The same runs with nothing but spikes counted, with the default account, and with that of every neuron.
+
+    A network with a bias everywhere updates every neuron in every tick; in one without, the account also has to find
+    out which neurons were reached.
+    """
+    quiet, events = event_network()
+
+    def run(name: str, count: str) -> Callable[[], float]:
+        if name == RESNET:
+            return lambda: es.simulate(network, images, ticks=ticks, watchdog=es.Fixed(), count=count).seconds
+        return lambda: es.simulate(quiet, events, count=count).seconds
+
+    return {f"{name}, {count}": run(name, count) for name in (RESNET, EVENTS) for count in COUNTS}
+
+
+def event_network() -> tuple[Network, es.Events]:
+    """An event-camera network without biases (2x34x34, three convolutions of stride 2, dense) and 20 random samples."""
+    rng = np.random.default_rng(0)
+    populations, connections = [Population("input", (2, 34, 34), Input())], []
+    for i, channels in enumerate((16, 32, 64)):
+        before = populations[-1]
+        fan_in = 9 * before.shape[0]
+        op = Conv(rng.normal(0.02, fan_in**-0.5, (channels, before.shape[0], 3, 3)), (2, 2), ((1, 1), (1, 1)), (1, 1))
+        populations.append(Population(f"conv{i + 1}", op.out_shape(before.shape), IF(threshold=0.5)))
+        connections.append(Connection(before.name, populations[-1].name, op))
+    last = populations[-1]
+    populations.append(Population("out", (10,), Integrator()))
+    dense = Dense(rng.normal(size=(10, last.size)))
+    connections.append(Connection(last.name, "out", dense, before=(Flatten(),)))
+    quiet = Network(
+        populations=tuple(populations),
+        connections=tuple(connections),
+        output="out",
+        encoding="events",
+        tick_seconds=1e-3,
+        ticks=100,
+    )
+    count, each = 20, 4000
+    times = np.sort(rng.integers(0, 100_000, (count, each)), axis=1)
+    events = es.Events(times.ravel(), rng.integers(0, 2 * 34 * 34, count * each), np.arange(count + 1) * each)
+    return quiet, events
+
+
+RESNET, EVENTS = "ResNet-20", "event network without biases"
+COUNTS = ("spikes", "connections", "sources")
+
+
 def stepper(network: Network, ticks: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """The network stepped over time as one writes it in PyTorch, with the same weights; the first layer once."""
     arriving: dict[str, list[Connection]] = {p.name: [] for p in network.populations}
@@ -327,6 +380,9 @@ def show(found: dict[str, Any]) -> None:
     for batch in (1, 64):
         theirs, times = row[f"torch_batch_{batch}_ms"], row[f"times_faster_than_batch_{batch}"]
         print(f"  PyTorch, batch {batch}: {theirs:.2f} ms per image, {times:.1f} times ours")
+    print("\nWhat counting costs, beside counting spikes only:")
+    for name, row in found["counting"].items():
+        print(f"  {name}: by connection and tick x {row['connections']:.3f}, and by neuron x {row['sources']:.3f}")
 
 
 if __name__ == "__main__":

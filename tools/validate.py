@@ -1,10 +1,12 @@
 """The oracles on real checkpoints and data, too large for the test suite. Results: docs/validation.md.
 
-    python tools/validate.py [--only spikes|accuracy] [--images N]
+    python tools/validate.py [--only spikes|accuracy|witnesses|audit] [--images N]
 
 spikes: the converted ResNet-20 against a plain PyTorch stepper with the same folded weights, 32 ticks, 20 images: every
 spike of all populations in float64; in float32 the differences, each first one of which must be a rounding tie.
 accuracy: the same network on the 1,000 exact CIFAR-10 test images at 32, 64, 128 and 256 ticks.
+witnesses: its counts, 8 ticks, 20 images, against sinabs, spikingjelly and NeuroBench on the recorded rasters.
+audit: the same runs written to a folder and recounted from their events.
 
 Needs the data of EVENTSNN_DATA, or ../shared.
 """
@@ -15,7 +17,9 @@ import argparse
 import io
 import os
 import sys
+import tempfile
 import time
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,8 +29,11 @@ from PIL import Image
 
 import eventsnn as es
 from eventsnn import import_torch, layouts
+from eventsnn.audit import audit, lines
+from eventsnn.inputs import prepare_images
 from eventsnn.ledger import wilson
-from eventsnn.neurons import IF
+from eventsnn.network import AdaptivePool, AddressMap, Conv, Dense, Pool
+from eventsnn.neurons import IF, Input
 from eventsnn.report import predictions_by_tick
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +45,7 @@ import stepper  # noqa: E402 - the oracle lives with the tests
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=["spikes", "accuracy"])
+    parser.add_argument("--only", choices=["spikes", "accuracy", "witnesses", "audit"])
     parser.add_argument("--images", type=int, help="use the first N images")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
@@ -50,10 +57,14 @@ def main() -> None:
     example = np.zeros((1, 3, 32, 32), np.float32)
     network = import_torch.from_torch(module, example, calibrate=train, normalise="imagenet", ticks=64)
     sound = True
-    if options.only != "accuracy":
-        images, _ = cifar("test_lossless", options.images or 20)
+    images, _ = cifar("test_lossless", options.images or 20)
+    if options.only in (None, "spikes"):
         sound = spikes(network, images, "float64") and spikes(network, images, "float32")
-    if options.only != "spikes":
+    if options.only in (None, "witnesses"):
+        sound &= witnesses(network, images)
+    if options.only in (None, "audit"):
+        sound &= recount(network, images)
+    if options.only in (None, "accuracy"):
         accuracy(module, network, *cifar("test_lossless", options.images or 1000), options.jobs)
     sys.exit(0 if sound else 1)
 
@@ -96,6 +107,74 @@ def spikes(network: es.Network, images: np.ndarray, dtype: str, ticks: int = 32)
         if not d.is_rounding_tie:
             print(f"  NOT A TIE: {d}")
     return ties == len(firsts) and (dtype != "float64" or differing == 0)
+
+
+def witnesses(network: es.Network, images: np.ndarray, ticks: int = 8) -> bool:
+    """Print in how many counts each witness differs, over all connections with weights; returns whether in none."""
+    from test_witnesses import neurobench_synops, recorded_rasters, sinabs_synops, spikingjelly_synops, torch_layers
+
+    compared, differing, totals = Counter(), Counter(), Counter()
+    seconds = time.perf_counter()
+
+    def compare(witness: str, where: str, ours: int, theirs: int) -> None:
+        compared[witness] += 1
+        totals[witness] += ours
+        if ours != theirs:
+            differing[witness] += 1
+            print(f"  {witness}, {where}: {ours:,} is {theirs:,} to it")
+
+    for i in range(len(images)):  # one at a time: every spike is held as a dense raster
+        run = es.simulate(network, images[i : i + 1], ticks=ticks, watchdog=es.Fixed(), record="spikes")
+        rasters, ledger = recorded_rasters(run), run.ledger
+        seen = prepare_images(images[i : i + 1], network)
+        for c in network.connections:
+            if not isinstance(c.op, Conv | Dense):
+                continue
+            where = f"image {i}, {c.label}"
+            shapes = c.shapes(network[c.source].shape)
+            layers = torch_layers(c.op, tuple(whole_grid(step, shape) for step, shape in zip(c.before, shapes)))
+            if isinstance(network[c.source].neuron, Input):
+                counted = neurobench_synops(layers, torch.tensor(seen, dtype=torch.float64))
+                compare("NeuroBench (image)", where, int(ledger.macs_input[0]), counted.dense)
+                compare("NeuroBench (image)", where, int(ledger.macs_input_effective[0]), counted.mac)
+                continue
+            raster = torch.tensor(rasters[c.source][0], dtype=torch.float64)
+            structural = int(ledger.synops(c.label, "structural")[0])
+            compare("sinabs", where, structural, sinabs_synops(layers, raster))
+            if not any(isinstance(step, Pool | AdaptivePool) for step in c.before):  # it counts nothing behind a pool
+                compare("spikingjelly", where, structural, spikingjelly_synops(layers, raster))
+            by_tick = ledger.synops_by_tick(c.label, "effective_per_tick")[0]
+            for tick in range(ticks):
+                counted = neurobench_synops(layers, raster[tick : tick + 1])
+                compare("NeuroBench", f"{where}, tick {tick}", int(by_tick[tick]), counted.ac + counted.mac)
+    for witness in sorted(compared):
+        print(
+            f"{witness}: {differing[witness]} of {compared[witness]:,} counts differ, "
+            f"{totals[witness]:,} operations in all"
+        )
+    print(f"({len(images)} images, {ticks} ticks, {time.perf_counter() - seconds:.0f} s)", flush=True)
+    return not differing
+
+
+def whole_grid(step: AddressMap, shape: tuple[int, ...]) -> AddressMap:
+    """The global average as a pool of the grid's size, which sinabs scales back; any other map as it is."""
+    if isinstance(step, AdaptivePool) and set(step.size) == {1}:
+        return Pool(shape[1:], shape[1:], (0,) * len(shape[1:]))
+    return step
+
+
+def recount(network: es.Network, images: np.ndarray, ticks: int = 8) -> bool:
+    """Write a recorded run to a folder and audit it; returns whether the books agree."""
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "resnet20.h5"
+        es.save(network, weights)
+        run = es.simulate(network, images, ticks=ticks, watchdog=es.Fixed(), record="spikes")
+        es.save_run(run, Path(folder) / "run", weights=weights)
+        seconds = time.perf_counter()
+        found = audit(Path(folder) / "run")
+    print(*lines(found), sep="\n")
+    print(f"({len(images)} images, {ticks} ticks, {time.perf_counter() - seconds:.0f} s)", flush=True)
+    return found.agrees
 
 
 def accuracy(module: torch.nn.Module, network: es.Network, images: np.ndarray, labels: np.ndarray, jobs: int) -> None:
