@@ -49,8 +49,9 @@ _compiled = njit(nogil=True, error_model="numpy")
     P_RECORD,  # 1: its events are recorded
     P_POTENTIAL,  # first column in Books.potential, -1 for none
     P_EXTRA,  # first unit in Cells.extra, which only some populations need; -1 for none
-    P_TOUCH,  # first unit in Cells.touched; -1 where nobody needs to know which neurons were reached
-    P_TOUCH_STEP,  # neighbouring units that are always reached together and share the mark of the first
+    P_TOUCH,  # first mark in Cells.touched; -1 where nobody needs to know which neurons were reached
+    P_TOUCH_WHOLE,  # not 0: all channels of a position are reached together, and a mark is a bit in Cells.spots; the
+    # number is 2^32 / channels, rounded up, which makes a unit a position without a division
     P_CONST_UNITS,  # in Plan.whole: units with a constant that is not 0, one number per entry of the constant
     P_IMAGE_FROM,  # the tick from which an analog image drives every unit; NEVER without one
     # Neuron parameters, two columns each: where in Plan.real, and 0 for one number or 1 for one per unit.
@@ -98,10 +99,11 @@ FLAG_DISCARD, FLAG_FLOOR, FLAG_GRADED = 64, 128, 256
     C_FAN,  # in Plan.whole: structural taps of one event, per position (per unit for OP_SPARSE)
     C_EFFECTIVE,  # in Plan.whole: taps of non-zero weight per unit, -1: as structural
     C_POOL_FAN,  # in Plan.whole: pool taps beside the weight, per position (unit for OP_SPARSE), -1 for none
-    C_REACH,  # in Plan.whole: pointers to the positions before the weight, by source position (`_distinct`), or -1
+    C_REACH,  # what `_distinct` reads, in Plan.whole: pointers to the positions before the weight, by source position
     C_INNER,  # in Plan.whole: taps of non-zero weight of every unit before the weight, channels last
     C_INNER_CHANNELS,  # channels before the weight
     C_STAMP,  # in Cells.stamp: the units before the weight
+    C_PLAIN,  # 1: all kinds of taps are the additions its delivery makes, and are booked then
     C_BY_TABLE,  # 1: delivered taps are read off the table, because a map behind the weight changes the additions
     C_COEFFICIENT,  # in Plan.real: one number per row of its part of Plan.runs, -1: folded into the weights
     C_CAREFUL,  # 1: the target may drop arrivals
@@ -110,9 +112,10 @@ FLAG_DISCARD, FLAG_FLOOR, FLAG_GRADED = 64, 128, 256
     C_ANALOG,  # 1: carries an analog image, a constant current
     C_SYNOPS,  # 1: its taps are SynOps (class ac or mac)
     C_COLUMNS,
-) = range(27)
+) = range(28)
 
 OP_RUNS, OP_UNITS, OP_SPARSE = range(3)
+REACH_ONCE, REACH_ITSELF = -1, -2  # C_REACH: no unit before the weight is reached twice; the source's own units are
 R_TARGET, R_FIRST, R_LENGTH = range(3)  # columns of Plan.runs
 M_RANKS, M_RING, M_OUTPUT, M_INPUT, M_COLUMNS = range(5)
 
@@ -153,6 +156,7 @@ class Cells(NamedTuple):
     words: Any  # the same bytes, eight at a time
     extra: Any  # (3, n) int32: end of refractoriness, owed reset, something arrived in this tick
     touched: Any  # uint8 per unit, for the account: something arrived in this tick
+    spots: Any  # int64, a bit per position: the same where all channels of a position are reached together
     stamp: Any  # int32 per unit before a weight, for the account: the last tick in which an event reached it
 
 
@@ -616,10 +620,17 @@ def _distinct(plan, cells, c, tick, graded, batch, g0, g1):
     con, whole = plan.con[c], plan.whole
     taps = 0
     for g in range(g0, g1):
-        place = con[C_REACH] + batch.groups[g, G_POSITION]
+        position = batch.groups[g, G_POSITION]
         for event in range(batch.groups[g, G_FIRST], batch.groups[g + 1, G_FIRST]):
             if graded and batch.value[event] == 0:
                 continue
+            if con[C_REACH] == REACH_ITSELF:
+                unit = position * con[C_INNER_CHANNELS] + batch.channel[event]
+                if cells.stamp[con[C_STAMP] + unit] != tick:
+                    cells.stamp[con[C_STAMP] + unit] = tick
+                    taps += whole[con[C_EFFECTIVE] + unit] if con[C_EFFECTIVE] >= 0 else whole[con[C_FAN] + position]
+                continue
+            place = con[C_REACH] + position
             channel = batch.channel[event] + con[C_CHANNEL_SHIFT]
             for k in range(whole[place], whole[place + 1]):
                 unit = whole[k] * con[C_INNER_CHANNELS] + channel
@@ -638,7 +649,7 @@ def _book_emitted(plan, cells, books, c, tick, batch, g0, g1):
     units, pool_units, per_tick = structural, pool, effective
     if flags & FLAG_MULTI:
         units, pool_units = _fan_units(plan, c, batch, g0, g1)
-    if con[C_REACH] >= 0:
+    if con[C_REACH] != REACH_ONCE:
         per_tick = _distinct(plan, cells, c, tick, flags & FLAG_GRADED != 0, batch, g0, g1)
     main, side = books.taps[c, MAIN, tick], books.taps[c, POOL, tick]
     main[STRUCTURAL] += structural
@@ -673,6 +684,9 @@ def _book_arrived(plan, cells, queue, books, c, tick, batch, g0, g1, added, drop
         if con[C_BY_TABLE]:
             added = structural
         books.taps[c, POOL, tick, DELIVERED] += pool
+    if con[C_PLAIN]:
+        for kind in range(DELIVERED):
+            books.taps[c, MAIN, tick - con[C_DELAY], kind] += added
     books.taps[c, MAIN, tick, DELIVERED] += added
     books.taps[c, MAIN, tick, DROPPED] += dropped
     if con[C_SYNOPS]:
@@ -684,20 +698,24 @@ def _book_arrived(plan, cells, queue, books, c, tick, batch, g0, g1, added, drop
 
 @_compiled
 def _touch(plan, cells, c, batch, g0, g1, tick):
-    """Mark the neurons that a batch reached; one mark stands for P_TOUCH_STEP neighbours."""
+    """Mark the neurons that a batch reached."""
     con = plan.con[c]
     op, target, channels = con[C_OP], plan.pop[con[C_TARGET]], plan.pop[con[C_SOURCE], P_CHANNELS]
-    step, extra = target[P_TOUCH_STEP], target[P_EXTRA]
-    touched = cells.touched[target[P_TOUCH] : target[P_TOUCH] + target[P_SIZE]]
+    if target[P_TOUCH_WHOLE]:  # the same positions for every channel of the source
+        base, per_unit = target[P_TOUCH], target[P_TOUCH_WHOLE]
+        for g in range(g0, g1):
+            place = con[C_POINTER] + batch.groups[g, G_POSITION]
+            for r in range(plan.whole[place], plan.whole[place + 1]):
+                first = (plan.runs[r, R_TARGET] * per_unit) >> 32
+                bits = (1 << ((plan.runs[r, R_LENGTH] * per_unit) >> 32)) - 1
+                word = base + (first >> 6)
+                cells.spots[word] |= bits << (first & 63)
+                cells.spots[word + 1] |= bits >> (63 - (first & 63)) >> 1  # a shift by 64 would be none
+        return
+    base, extra = target[P_TOUCH], target[P_EXTRA]
     for g in range(g0, g1):
         position = batch.groups[g, G_POSITION]
         place = con[C_POINTER] + position
-        if step > 1:  # whole target positions: the same for every channel of the source
-            for r in range(plan.whole[place], plan.whole[place + 1]):
-                start = np.int64(plan.runs[r, R_TARGET])
-                for unit in range(start, start + plan.runs[r, R_LENGTH], step):
-                    touched[unit] = 1
-            continue
         for event in range(batch.groups[g, G_FIRST], batch.groups[g + 1, G_FIRST]):
             number = np.int64(batch.channel[event])
             if op == OP_SPARSE:
@@ -712,7 +730,7 @@ def _touch(plan, cells, c, batch, g0, g1, tick):
                     start = start * con[C_CHANNELS_OUT] + number + con[C_CHANNEL_SHIFT]
                 for unit in range(start, start + length):
                     if not con[C_CAREFUL] or cells.extra[REFRACTORY_UNTIL, extra + unit] < tick:
-                        touched[unit] = 1
+                        cells.touched[base + unit] = 1
 
 
 @_compiled
@@ -732,8 +750,7 @@ def _book_turn(plan, cells, books, p, tick, batch, g0, g1):
     A neuron is updated when a tap was delivered to it, a constant or an image drives it, or it fires.
     """
     pop = plan.pop[p]
-    size, step, channels = pop[P_SIZE], pop[P_TOUCH_STEP], pop[P_CHANNELS]
-    touched = cells.touched[pop[P_TOUCH] : pop[P_TOUCH] + size]
+    size, channels, whole = pop[P_SIZE], pop[P_CHANNELS], pop[P_TOUCH_WHOLE] != 0
     constant, length, biases = pop[P_CONST] + pop[P_CONST_STRIDE] * tick, pop[P_CONST_LENGTH], 0
     if pop[P_CONST] >= 0:
         biases = plan.whole[pop[P_CONST_UNITS] + (tick if pop[P_CONST_STRIDE] > 0 else 0)]
@@ -743,28 +760,65 @@ def _book_turn(plan, cells, books, p, tick, batch, g0, g1):
     updates = size
     if biases < size and tick < pop[P_IMAGE_FROM]:
         updates = 0
-        if biases == 0:
-            for unit in range(0, size, step):
-                updates += step if touched[unit] else 0
-        else:
+        if biases > 0:
             for unit in range(size):
-                updates += touched[unit - unit % step] != 0 or plan.real[constant + unit % length] != 0
+                reached = _is_reached(cells, pop, unit, unit // channels)
+                updates += reached or plan.real[constant + unit % length] != 0
+        elif whole:
+            for word in range(pop[P_TOUCH], pop[P_TOUCH] + _words(pop)):
+                updates += channels * _bits(cells.spots[word])
+        else:
+            for mark in range(pop[P_TOUCH], pop[P_TOUCH] + size):
+                updates += cells.touched[mark]
         for g in range(g0, g1):  # a soft reset may leave a neuron at threshold, which fires again by itself
-            base = batch.groups[g, G_POSITION] * channels
+            position = batch.groups[g, G_POSITION]
+            if whole and _is_reached(cells, pop, 0, position):
+                continue
             for event in range(batch.groups[g, G_FIRST], batch.groups[g + 1, G_FIRST]):
-                unit = base + batch.channel[event]
+                unit = position * channels + batch.channel[event]
                 driven = biases > 0 and plan.real[constant + unit % length] != 0
-                updates += not driven and touched[unit - unit % step] == 0
+                updates += not driven and not _is_reached(cells, pop, unit, position)
     if pop[P_TOUCH] >= 0:
-        for unit in range(0, size, step):
-            touched[unit] = 0
+        if whole:
+            for word in range(pop[P_TOUCH], pop[P_TOUCH] + _words(pop)):
+                cells.spots[word] = 0
+        else:
+            for mark in range(pop[P_TOUCH], pop[P_TOUCH] + size):
+                cells.touched[mark] = 0
     books.events[p, tick, UPDATES] += updates
 
 
 @_compiled
-def _book_left(plan, books, c, batch, g0, g1):
-    """Book a delivery that is still queued at the stop."""
+def _words(pop):
+    """Words of a population's marks, a bit a position and one word more, which `_touch` may write zeros to."""
+    return pop[P_SIZE] // pop[P_CHANNELS] // 64 + 2
+
+
+@_compiled
+def _is_reached(cells, pop, unit, position):
+    """Whether a unit at a position is marked."""
+    if pop[P_TOUCH_WHOLE]:
+        return (cells.spots[pop[P_TOUCH] + (position >> 6)] >> (position & 63)) & 1 != 0
+    return cells.touched[pop[P_TOUCH] + unit] != 0
+
+
+@_compiled
+def _bits(word):
+    """How many bits of a word are set."""
+    x = np.uint64(word)
+    x -= (x >> np.uint64(1)) & np.uint64(0x5555555555555555)
+    x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.int64((x * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+@_compiled
+def _book_left(plan, books, c, emitted, batch, g0, g1):
+    """Book a delivery that is still queued at the stop. emitted: the tick in which it was."""
     structural, _, pool = _fan(plan, c, batch, g0, g1)
+    if plan.con[c, C_PLAIN]:
+        for kind in range(DELIVERED):
+            books.taps[c, MAIN, emitted, kind] += structural
     books.in_flight[c, MAIN] += structural
     books.in_flight[c, POOL] += pool
 
@@ -807,7 +861,7 @@ def _announce(plan, cells, queue, books, p, tick, slot, batch, g0, g1):
         _book_sources(plan, books, p, batch, g0, g1)
     for k in range(plan.pop[p, P_FIRST_OUT], plan.pop[p, P_LAST_OUT]):
         c = plan.whole[k]
-        if _kept(books.taps):
+        if _kept(books.taps) and not plan.con[c, C_PLAIN]:
             _book_emitted(plan, cells, books, c, tick, batch, g0, g1)
         ring = (tick + plan.con[c, C_DELAY]) % plan.misc[M_RING]
         _push(queue, ring, plan.pop[plan.con[c, C_TARGET], P_RANK] - 1, c, slot)
@@ -1206,6 +1260,7 @@ def _begin(plan, state, feed):
     for entry in range(len(queue.entries)):
         queue.entries[entry, LINK] = entry + 1
     cells.touched[:] = 0
+    cells.spots[:] = 0
     cells.stamp[:] = -1
     books.events[:] = 0
     books.taps[:] = 0
@@ -1266,7 +1321,8 @@ def _left_in_flight(plan, state, feed):
                 c, slot = queue.entries[entry, WHAT], queue.entries[entry, SLOT]
                 batch, g0, g1 = _carried(plan, state, feed, c, slot)
                 if _kept(state.books.taps):
-                    _book_left(plan, state.books, c, batch, g0, g1)
+                    due = queue.at[A_TICK] + (ring - queue.at[A_TICK]) % plan.misc[M_RING]
+                    _book_left(plan, state.books, c, due - plan.con[c, C_DELAY], batch, g0, g1)
                 entry = queue.entries[entry, LINK]
 
 

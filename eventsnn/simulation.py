@@ -439,6 +439,7 @@ class _Worker:
                 words=mask.view(np.uint64),
                 extra=np.zeros((3, w.extras + 1), int32),
                 touched=np.zeros(w.touched + 1, np.uint8),
+                spots=np.zeros(w.marked + 1, int64),
                 stamp=np.zeros(w.stamps + 1, int32),
             ),
             queue=k.Queue(

@@ -47,6 +47,7 @@ class Wiring(NamedTuple):
     registers: int
     extras: int
     touched: int
+    marked: int
     stamps: int
     slots: int
     group_entries: int
@@ -127,7 +128,7 @@ class _Builder:
         self.con = np.zeros((len(network.connections), k.C_COLUMNS), np.int64)
         floating = self.dtype.type
         self.real, self.whole, self.runs = _Pile(floating), _Pile(np.int64), _Pile(np.int32)
-        self.extras = self.lasting = self.touched = self.stamps = 0
+        self.extras = self.lasting = self.touched = self.marked = self.stamps = 0
         self.claimed: dict[int, int] = {}  # register entries by depth
         self.whole_positions = np.zeros(len(network.connections), bool)  # an event reaches all channels or none
 
@@ -189,6 +190,7 @@ class _Builder:
             registers=shared + self.lasting,
             extras=self.extras,
             touched=self.touched,
+            marked=self.marked,
             stamps=self.stamps,
             slots=slots,
             group_entries=group_entries,
@@ -322,15 +324,17 @@ class _Builder:
         """How the account learns which neurons of a population were updated in a tick."""
         incoming = [j for j, c in enumerate(self.network.connections) if c.target == population.name]
         images = [int(self.con[j, k.C_DELAY]) for j in incoming if self.con[j, k.C_ANALOG]]
-        row[k.P_IMAGE_FROM], row[k.P_TOUCH], row[k.P_TOUCH_STEP] = min(images, default=k.NEVER), -1, 1
+        row[k.P_IMAGE_FROM], row[k.P_TOUCH], row[k.P_TOUCH_WHOLE] = min(images, default=k.NEVER), -1, 0
         if row[k.P_KIND] not in (k.KIND_FAST, k.KIND_GENERAL, k.KIND_INTEGRATOR):
             return
         if constant or row[k.P_IMAGE_FROM] == 0:
             return  # every neuron, every tick, unless it is refractory
-        row[k.P_TOUCH], self.touched = self.touched, self.touched + population.size
         arriving = [j for j in incoming if not self.con[j, k.C_ANALOG]]
         if row[k.P_KIND] != k.KIND_GENERAL and all(self.whole_positions[j] for j in arriving):
-            row[k.P_TOUCH_STEP] = population.shape[0]
+            row[k.P_TOUCH_WHOLE], row[k.P_TOUCH] = -(-(2**32) // population.shape[0]), self.marked
+            self.marked += positions(population.shape) // 64 + 2
+        else:
+            row[k.P_TOUCH], self.touched = self.touched, self.touched + population.size
 
     # ---------------------------------------------------------------------------------------------- connections
 
@@ -339,7 +343,7 @@ class _Builder:
         source, target = network[c.source], network[c.target]
         row[k.C_SOURCE], row[k.C_TARGET] = self.number[c.source], self.number[c.target]
         row[k.C_DELAY], row[k.C_EFFECTIVE], row[k.C_POOL_FAN], row[k.C_SCALE] = c.delay, -1, -1, -1
-        row[k.C_COEFFICIENT], row[k.C_REACH], row[k.C_CHANNELS_OUT] = -1, -1, target.shape[0]
+        row[k.C_COEFFICIENT], row[k.C_REACH], row[k.C_CHANNELS_OUT] = -1, k.REACH_ONCE, target.shape[0]
         row[k.C_ANALOG] = isinstance(source.neuron, Input) and network.encoding == "direct"
         row[k.C_TOUCH] = isinstance(target.neuron, Relay)
         row[k.C_CAREFUL] = isinstance(target.neuron, IF) and target.neuron.discards and not row[k.C_ANALOG]
@@ -353,13 +357,17 @@ class _Builder:
         pools = any(isinstance(m, Pool | AdaptivePool) for m in (*c.before, *c.after))
         if isinstance(c.op, Identity) and not any(isinstance(m, Flatten) for m in c.before):
             self._units(row, c, source)
-            return "pool" if pools else "identity"
-        if isinstance(c.op, Identity | Sparse):
+            differs, kind = False, "pool" if pools else "identity"
+        elif isinstance(c.op, Identity | Sparse):
             differs = self._sparse(row, c, source, target)
             kind = ("pool" if pools else "identity") if isinstance(c.op, Identity) else "ac"
         else:
             differs = self._runs(j, c, source)
             kind = "ac"
+        multiple = isinstance(source.neuron, IF) and source.neuron.multi_spike
+        special = row[k.C_CAREFUL] or row[k.C_BY_TABLE] or row[k.C_OP] == k.OP_SPARSE
+        listed = row[k.C_EFFECTIVE] >= 0 or row[k.C_POOL_FAN] >= 0 or row[k.C_REACH] != k.REACH_ONCE
+        row[k.C_PLAIN] = not (multiple or special or listed)
         if kind == "ac":
             row[k.C_SYNOPS] = not row[k.C_ANALOG]
             if network.graded(c.source) or differs:
@@ -393,7 +401,7 @@ class _Builder:
             (np.ones(slots.size, np.int64), (taps.source, slots)), shape=(positions(before.grid), rows.shape[1])
         ).tocsr()
         inner = paths @ np.count_nonzero(rows, axis=2).T.astype(np.int64)
-        self._reach(row, source, before, inner)
+        self._reach(row, source, before, inner, by_unit=False)
         rows = rows[before.channel_shift : before.channel_shift + source.shape[0]]  # silent channels have no events
         out = rows.shape[2]
         row[k.C_OP], row[k.C_ROW] = k.OP_RUNS, rows.shape[1] * out
@@ -409,6 +417,7 @@ class _Builder:
             final, final_slot, out, after.shape[0], positions(source.shape), whole
         )
         start = start + after.channel_shift
+        self.whole_positions[j] &= length.max(initial=0) < 64 * out  # a run is marked in two words at most
         row[k.C_WEIGHT] = self.real.add(rows if common is None else rows * common)
         if common is None:
             row[k.C_COEFFICIENT] = self.real.add(coefficient)
@@ -431,21 +440,26 @@ class _Builder:
         row[k.C_BY_TABLE] = bool(c.after)
         return before.uneven
 
-    def _reach(self, row: np.ndarray, source: Population, before: _Chain, inner: np.ndarray) -> None:
+    def _reach(self, row: np.ndarray, source: Population, before: _Chain, inner: np.ndarray, by_unit: bool) -> None:
         """List which units before the weight an event reaches, where several events can reach one in a tick.
 
-        inner: (positions, channels) taps of non-zero weight of every unit before the weight.
+        inner: (positions, channels) taps of non-zero weight of every unit before the weight. by_unit: the connection's
+        fan-out is stored by unit, not by position.
         """
         shared = np.bincount(before.taps.target).max(initial=0) > 1
         forwarded = isinstance(source.neuron, Input | Relay)  # a pixel can fire twice in a tick, a relay with value 0
         if row[k.C_ANALOG] or not (shared or forwarded):
             return
+        row[k.C_STAMP], row[k.C_INNER_CHANNELS], self.stamps = self.stamps, inner.shape[1], self.stamps + inner.size
+        itself = not by_unit and np.array_equal(before.taps.source, before.taps.target) and inner.size == source.size
+        if itself:
+            row[k.C_REACH] = k.REACH_ITSELF
+            return
         counts = np.bincount(before.taps.source, minlength=positions(source.shape))
         order = np.argsort(before.taps.source, kind="stable")
         base = self.whole.add(before.taps.target[order])
         row[k.C_REACH] = self.whole.add(base + np.concatenate([[0], np.cumsum(counts)]))
-        row[k.C_INNER], row[k.C_INNER_CHANNELS] = self.whole.add(inner), inner.shape[1]
-        row[k.C_STAMP], self.stamps = self.stamps, self.stamps + inner.size
+        row[k.C_INNER] = self.whole.add(inner)
 
     def _sparse(self, row: np.ndarray, c: Connection, source: Population, target: Population) -> bool:
         """A list of synapses per source unit, from a `Sparse` operation or an identity behind `Flatten`."""
@@ -454,7 +468,7 @@ class _Builder:
             shape, weight, ends = c.op.shape, np.asarray(c.op.weight, np.float64), c.op.target
             inner = Taps(np.repeat(np.arange(len(c.op.indptr) - 1), np.diff(c.op.indptr)), ends, np.ones(ends.size))
             present = np.bincount(inner.source[weight != 0], minlength=len(c.op.indptr) - 1)
-            self._reach(row, source, before, present.reshape(before.grid[0], -1).T)
+            self._reach(row, source, before, present.reshape(before.grid[0], -1).T, by_unit=True)
         else:
             shape, every = before.shape, np.arange(math.prod(before.shape))
             weight = np.broadcast_to(np.asarray(c.op.weight, np.float64), every.shape)
