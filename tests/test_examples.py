@@ -1,16 +1,26 @@
-"""The examples run, and print what a reader of them is told."""
+"""The examples and the scripts to copy run, and print what a reader of them is told; every run of theirs is audited."""
 
+import contextlib
+import csv
+import io
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+import eventsnn as es
+from eventsnn.audit import audit
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
 
 
-def printed(name):
-    done = subprocess.run([sys.executable, EXAMPLES / name], capture_output=True, text=True, check=False)
+def printed(name, *options):
+    done = subprocess.run([sys.executable, EXAMPLES / name, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -44,6 +54,68 @@ def test_from_pytorch():
 
 def test_every_example_is_tested():
     assert {p.name for p in EXAMPLES.glob("*.py")} == {"01_one_neuron.py", "02_stop_early.py", "03_from_pytorch.py"}
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in EXAMPLES.glob("*.py")))
+def test_every_run_of_an_example_stands_an_audit(name, tmp_path, monkeypatch):
+    """If this fails, the engine's account of an ordinary run is not what its own events give."""
+    simulate, audited = es.simulate, []
+
+    def recorded(network, *arguments, **options):
+        run = simulate(network, *arguments, **{**options, "record": "spikes"})
+        folder = tmp_path / f"run{len(audited)}"
+        es.save(network, tmp_path / f"net{len(audited)}.h5")
+        es.save_run(run, folder, weights=tmp_path / f"net{len(audited)}.h5")
+        audited.append(audit(folder))
+        return simulate(network, *arguments, **options)
+
+    monkeypatch.setattr(es, "simulate", recorded)
+    runpy.run_path(str(EXAMPLES / name))
+    assert audited
+    assert [found.first for found in audited] == [None] * len(audited)
+    assert all(found.agrees and found.checked > 50 for found in audited)
+
+
+def test_the_example_of_the_counting_page_is_true():
+    """If this fails, a reader who recomputes the page's example by hand gets other numbers than the program."""
+    page = (ROOT / "docs" / "counting.md").read_text()
+    code, wanted = (re.search(rf"```{kind}\n(.*?)```", page, re.S)[1] for kind in ("python", "text"))
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        exec(compile(code, "docs/counting.md", "exec"), {})
+    assert said.getvalue() == wanted
+    # and the numbers of its table, from the two pictures alone
+    fan = np.array([[4, 6, 6, 4], [6, 9, 9, 6], [6, 9, 9, 6], [4, 6, 6, 4]])
+    ticks = [[(0, 0), (1, 1)], [(1, 1), (3, 2)]]
+    by_tick = [2 * sum(fan[pixel] for pixel in pixels) for pixels in ticks]
+    assert by_tick == [26, 30]
+    assert f"2 x 4 + 2 x 9 = {by_tick[0]} | 2 x 9 + 2 x 6 = {by_tick[1]} | {sum(by_tick)}" in page
+
+
+def test_synop_report():
+    """The script to copy adds up: its neurons' shares are shares of what `simulate` counts."""
+    lines = printed("../tools/synop_report.py", "--limit", "20", "--top", "3")
+    network = es.load(ROOT / "weights" / "digits.h5")
+    images = np.load(ROOT / "weights" / "digits-heldout.npz")["images"][:20]
+    run = es.simulate(network, images, count="sources")
+    rows = {line.split()[0]: line.split()[1:] for line in lines if "->" in line}
+    for label in ("conv1->conv2", "conv2->output"):
+        assert int(rows[label][0].replace(",", "")) == run.ledger.synops(label).sum()
+    most = run.synops_by_source("conv1->conv2").sum(0).max()
+    first = next(line for line in lines if line.startswith("conv1 ("))
+    assert f"{most:,}" in first
+
+
+def test_energy_account(tmp_path):
+    """The script to copy writes a sample's energy that the command gives for the whole run."""
+    out = tmp_path / "account.csv"
+    printed("../tools/energy_account.py", "--limit", "20", "--table", "45nm-int8", "--csv", str(out))
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 40
+    spent = {
+        cutoff: sum(float(r["picojoule"]) for r in rows if r["cutoff"] == cutoff) for cutoff in ("fixed", "spike-gap:2")
+    }
+    assert spent["spike-gap:2"] < spent["fixed"] / 2
 
 
 if __name__ == "__main__":
