@@ -451,6 +451,7 @@ class _Builder:
         if row[k.C_ANALOG] or not (shared or forwarded):
             return
         row[k.C_STAMP], row[k.C_INNER_CHANNELS], self.stamps = self.stamps, inner.shape[1], self.stamps + inner.size
+        row[k.C_CHANNEL_SHIFT] = before.channel_shift
         itself = not by_unit and np.array_equal(before.taps.source, before.taps.target) and inner.size == source.size
         if itself:
             row[k.C_REACH] = k.REACH_ITSELF

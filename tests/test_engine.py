@@ -622,6 +622,23 @@ def test_events_that_share_a_pixel_or_a_window_count_once_a_tick():
     assert [int(ledger.synops("pooled", kind)[0]) for kind in KINDS[:4]] == [20, 20, 16, 8]
 
 
+def test_distinct_inputs_behind_padded_channels():
+    """If this fails, silent channels put in front of the source's shift the account onto another unit's synapses."""
+    op = Sparse(np.array([0, 3, 5]), np.zeros(5, np.int64), np.ones(5), (1,))
+    pad = Subsample((1,), (1, 0))
+    network = Network(
+        populations=(Population("input", (1, 1), Input()), Population("out", (1,), Integrator())),
+        connections=(Connection("input", "out", op, before=(pad,)),),
+        output="out",
+        encoding="events",
+        tick_seconds=1e-3,
+        ticks=1,
+    )
+    events = es.Events(t=np.zeros(2, np.int64), neuron=np.zeros(2, np.int64), offsets=np.array([0, 2]))
+    ledger = es.simulate(network, events).ledger
+    assert [int(ledger.synops("input->out", kind)[0]) for kind in KINDS[:4]] == [4, 4, 4, 2]
+
+
 def test_counts_by_source_neuron_at_a_border():
     """A corner neuron of a 3x3 kernel reaches 4 positions, an edge one 6, an inner one 9."""
     ends = (Population("input", (1, 3, 3), Input()), Population("out", (2, 3, 3), Integrator()))
