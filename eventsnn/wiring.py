@@ -452,8 +452,9 @@ class _Builder:
             return
         row[k.C_STAMP], row[k.C_INNER_CHANNELS], self.stamps = self.stamps, inner.shape[1], self.stamps + inner.size
         row[k.C_CHANNEL_SHIFT] = before.channel_shift
-        itself = not by_unit and np.array_equal(before.taps.source, before.taps.target) and inner.size == source.size
-        if itself:
+        every = np.arange(positions(source.shape))
+        itself = before.grid == source.shape and all(np.array_equal(a, every) for a in before.taps[:2])
+        if itself and not by_unit:
             row[k.C_REACH] = k.REACH_ITSELF
             return
         counts = np.bincount(before.taps.source, minlength=positions(source.shape))
