@@ -436,3 +436,106 @@ def test_a_copy_of_the_package_finds_its_network_beside_itself(tmp_path):
     code = "from eventsnn import cli; print(cli.packaged('digits.h5'))"
     printed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert Path(printed.stdout.strip()) == installed / "weights" / "digits.h5"
+
+
+# ------------------------------------------------------------------------------------------------ energy and audit
+
+
+@pytest.fixture
+def counted(command, files):
+    """A run folder with recorded spikes."""
+    command("simulate", "--weights", "net.h5", "--input", "images.npz", "--record", "spikes", "--out", "r")
+    return files / "r"
+
+
+def test_energy_shows_every_table(command, counted):
+    from eventsnn import energy
+
+    code, out, err = command("energy", "r")
+    assert (code, err) == (0, "")
+    for name in energy.table_names():
+        assert sum(line.startswith(f"{name} ") for line in out.splitlines()) == 1, name
+    listed = command("energy", "--tables")[1]
+    assert {line.split(":")[0] for line in listed.splitlines() if line[:1].isalnum()} >= {*energy.table_names()}
+
+
+def test_energy_as_json_and_csv(command, counted):
+    """If this fails, a script reads other energies than the library computes."""
+    from eventsnn import energy, runs
+
+    arguments = ("--table", "45nm-fp32", "--table", "loihi1-frady2020", "--tick", "2ms", "--csv", "e.csv", "--json")
+    found = json.loads(command("energy", "r", *arguments)[1])
+    record = runs.read("r")
+    for entry, name in zip(found["energy"], ("45nm-fp32", "loihi1-frady2020"), strict=True):
+        wanted = energy.account(record.run, record.network, name, tick_seconds=0.002)
+        assert entry == json.loads(json.dumps(wanted))
+    assert found["synops"] == record.run["synops"]
+    assert found["conventions"]["totals"]["exact"] == record.run["synops"]["structural"]
+    with Path("e.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    for entry in found["energy"]:
+        total = sum(float(row["picojoule"]) for row in rows if row["table"] == entry["table"])
+        assert total == pytest.approx(entry["picojoule"])
+
+
+def test_energy_by_layer_rules_and_for_a_paper(command, counted):
+    code, out, _ = command("energy", "r", "--table", "45nm-fp32", "--input-macs", "per-tick")
+    assert code == 0
+    assert "Operations by layer" in out
+    code, out, _ = command("energy", "r", "--conventions", "--csv", "c.csv")
+    assert code == 0
+    assert "by exact" in out
+    assert Path("c.csv").read_text().startswith("name,")
+    code, out, _ = command("energy", "r", "--methods", "--table", "45nm-fp32")
+    assert code == 0
+    assert "\\begin{tabular}" in out
+    assert "was run event by event with eventsnn" in out
+
+
+def test_wrong_questions_about_energy(command, counted, files):
+    refused(command("energy"), "needs a run folder")
+    refused(command("energy", "absent"), "is no run folder")
+    refused(command("energy", "r", "--table", "45nm"), "no energy table '45nm'")
+    refused(command("energy", "r", "--tick", "soon"), "tick is 'soon'")
+    refused(command("energy", "r", "--input-macs", "never"), "input-macs is 'never'")
+    (files / "my.toml").write_text("name = 1")
+    refused(command("energy", "r", "--table", "my.toml"), "my.toml", "name is 1, wanted text")
+    old = json.loads((counted / "network.json").read_text())
+    for connection in old["connections"]:
+        del connection["events"]
+    (counted / "network.json").write_text(json.dumps(old))
+    refused(command("energy", "r"), "older version", "run it again")
+
+
+def test_energy_and_heat_map_are_drawn(command, counted):
+    assert command("plot", "energy", "r", "--table", "45nm-fp32")[0] == 0
+    assert (counted / "energy.png").stat().st_size > 1000
+    assert command("plot", "heatmap", "r", "--population", "conv", "--sample", "1")[0] == 0
+    assert (counted / "heatmap-conv.png").stat().st_size > 1000
+
+
+def test_events_of_every_neuron_on_request(command, files):
+    code, _, _ = command("simulate", "--weights", "net.h5", "--input", "images.npz", "--count", "sources", "--out", "s")
+    assert code == 0
+    assert (files / "s" / "sources.h5").is_file()
+    assert not (files / "s" / "events.h5").exists()
+    assert command("plot", "heatmap", "s", "--population", "rest")[0] == 0
+    refused(run_on(command, "--count", "spikes"), "count is 'spikes', wanted connections or sources")
+
+
+def test_an_audit_agrees_until_a_book_is_changed(command, counted):
+    code, out, err = command("audit", "r")
+    assert (code, err) == (0, "")
+    assert "The books agree" in out
+    text = (counted / "layers.csv").read_text().splitlines()
+    header, row = text[0].split(","), text[2].split(",")
+    at = header.index("spikes")
+    row[at] = str(int(row[at]) + 1)
+    (counted / "layers.csv").write_text("\n".join([*text[:2], ",".join(row), *text[3:]]) + "\n")
+    code, out, _ = command("audit", "r", "--json")
+    found = json.loads(out)
+    assert code == 1
+    assert not found["agrees"]
+    assert found["differing"] == 1
+    assert "layers.csv, row conv, column spikes" in found["first"]
+    assert command("audit", "r")[0] == 1

@@ -286,3 +286,59 @@ def test_saving_is_possible_without_a_display(run, tmp_path):
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert {p.name for p in tmp_path.iterdir()} == {"raster.png", "run", "trace.png"}
+
+
+def test_energy_bars_are_the_account(run):
+    """If this fails, a bar is longer or shorter than the energy it stands for."""
+    from eventsnn.energy import account
+
+    record = runs.describe(run)
+    tables = ("45nm-fp32", "loihi1-frady2020", "lemaire2022")
+    accounts = [account(record.run, record.network, t, tick_seconds=1e-3) for t in tables]
+    figure = plot.energy(record, accounts)
+    assert len(figure.axes) == len(tables)
+    for axes, found in zip(figure.axes, accounts):
+        size = {"nJ": 1e3, "µJ": 1e6, "mJ": 1e9}[axes.get_xlabel().split()[0]]
+        drawn = sum(bar.get_width() for bar in axes.patches) * size * 20
+        assert drawn == pytest.approx(found["picojoule"], rel=1e-9)
+    words = texts(figure)
+    for found in accounts:
+        assert any(w.startswith(f"{found['table']}: ") for w in words)
+    assert any("static power" in t.get_text() for t in figure.axes[1].get_yticklabels())
+    with pytest.raises(ValueError, match="give at least one energy table"):
+        plot.energy(record, [])
+
+
+def test_the_heat_map_adds_up_to_the_account(run):
+    """If this fails, the map shows other SynOps than were counted."""
+    record = runs.describe(run)
+    for population, labels in (("conv", ["conv->sum"]), ("rest", ["back", "rest->output"]), ("sum", ["sum->rest"])):
+        figure = plot.heatmap(record, population)
+        drawn = sum(axes.images[0].get_array().sum() for axes in figure.axes if axes.images)
+        counted = sum(run.ledger.synops(label, "structural").sum() for label in labels)
+        assert drawn == pytest.approx(counted / 20)
+        one = plot.heatmap(record, population, 3)
+        drawn = sum(axes.images[0].get_array().sum() for axes in one.axes if axes.images)
+        assert drawn == sum(run.ledger.synops(label, "structural")[3] for label in labels)
+    few = plot.heatmap(record, "conv", channels=1)
+    assert sum(bool(axes.images) for axes in few.axes) == 1
+    assert any("the 1 busiest of 3 channels" in w for w in texts(few))
+
+
+def test_maps_that_cannot_be_drawn(run):
+    """If this fails, a map of nothing is drawn, or the refusal does not say what to do."""
+    with pytest.raises(ValueError, match="there is no population 'x'; there are input, conv"):
+        plot.heatmap(run, "x")
+    with pytest.raises(ValueError, match="no connection with weights leaves 'output'"):
+        plot.heatmap(run, "output")
+    with pytest.raises(ValueError, match="there is no sample 20; there are 0 to 19"):
+        plot.heatmap(run, "conv", 20)
+    with pytest.raises(ValueError, match="run it again with --count sources"):
+        plot.heatmap(small.run(record="outputs"), "conv")
+
+
+def test_a_vector_of_neurons_has_one_map(wide):
+    """If this fails, a dense layer cannot be drawn."""
+    name = next(p.name for p in wide.network.populations if len(p.shape) == 1 and p.name != wide.network.output)
+    figure = plot.heatmap(wide, name)
+    assert sum(bool(axes.images) for axes in figure.axes) == 1

@@ -267,3 +267,42 @@ def test_a_run_that_took_no_time_has_no_rate(run):
     assert report.timing(replace(run, seconds=0.0))["synops_per_second"] is None
     assert report.timing(replace(run, seconds=2.0))["synops_per_second"] == int(run.ledger.synops().sum()) / 2
     assert report.timing(small.run(cutoff=SpikeGap(1), samples=1))["seconds"] > 0
+
+
+def test_statistics_by_hand(run):
+    """If this fails, a percentile or a peak is not that of the samples."""
+    rows = {(r["scope"], r["name"], r["quantity"]): r for r in report.statistics(run)}
+    ledger = run.ledger
+    by_tick = ledger.synops_by_tick("back", "delivered")
+    row = rows["connection", "back", "ac"]
+    counts = sorted(int(n) for n in by_tick.sum(1))
+    assert row["total"] == sum(counts)
+    assert row["mean"] == sum(counts) / 20
+    for key, share in (("p5", 0.05), ("median", 0.5), ("p95", 0.95), ("max", 1.0)):
+        # the smallest count that this share of the samples does not exceed
+        assert row[key] == next(n for n in counts if sum(c <= n for c in counts) >= share * 20), key
+    assert row["peak_per_tick"] == by_tick.max()
+    assert rows["network", "", "synops"]["total"] == ledger.synops().sum()
+    assert rows["network", "", "synops"]["peak_per_tick"] == run.trace.synops.max()
+    assert rows["network", "", "ticks"]["max"] == run.stop_time.max()
+    assert rows["layer", "conv", "spikes"]["total"] == ledger.spikes("conv").sum()
+    assert rows["layer", "input", "events"]["total"] == 0
+    arriving = sum(rows["layer", p.name, "synops"]["total"] for p in run.network.populations)
+    assert arriving == ledger.synops().sum()
+    written = list(csv.DictReader(io.StringIO(report.statistics_csv(run))))
+    assert [r["name"] for r in written] == [r["name"] for r in report.statistics(run)]
+
+
+def test_the_summary_has_every_operation(run, found):
+    """If this fails, what neurons did is lost on the way to run.json, or the queue's work is mixed into it."""
+    from eventsnn.ledger import OPERATIONS
+
+    for operation in OPERATIONS:
+        assert found["operations"][operation] == run.ledger.operations(operation).sum() > 0
+        assert sum(layer[operation] for layer in found["layers"]) == found["operations"][operation]
+    assert found["queue"]["pushed"] >= found["queue"]["popped"] > 0
+    assert found["queue"]["peak"] == found["queue_peak"]
+    assert found["macs_input_per_tick"] == (run.ledger.macs_input * run.stop_time).sum()
+    assert found["macs_input_effective_per_tick"] == (run.ledger.macs_input_effective * run.stop_time).sum()
+    assert found["spike_units"] == found["spikes"]
+    assert {row["scope"] for row in found["statistics"]} == {"network"}

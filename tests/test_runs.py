@@ -20,7 +20,9 @@ FILES = {
     "connections.csv",
     "network.json",
     "trace.h5",
+    "statistics.csv",
     "events.h5",
+    "sources.h5",
     "potentials.h5",
     "timing.json",
 }
@@ -63,8 +65,8 @@ def test_what_was_not_recorded_has_no_file(tmp_path):
     """Neither empty files nor names of what does not exist."""
     path = runs.open_folder(tmp_path / "run", "small")
     found = runs.write(small.run(record="outputs"), path, FACTS)
-    assert {p.name for p in path.iterdir()} == FILES - {"events.h5", "potentials.h5"}
-    assert found["recorded"] == {"events": [], "potentials": []}
+    assert {p.name for p in path.iterdir()} == FILES - {"events.h5", "sources.h5", "potentials.h5"}
+    assert found["recorded"] == {"events": [], "potentials": [], "sources": []}
     assert found["seconds"] > 0  # the object for stdout has the timing, too
     record = runs.read(path)
     assert record.events is None
@@ -250,3 +252,58 @@ def test_figures_appear_whole_or_not_at_all(tmp_path):
     with pytest.raises(ValueError, match=r"a\.png cannot be written: No space left"):
         runs.save_figure(Failing(), tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_events_of_single_neurons_are_kept(run, folder, tmp_path):
+    """If this fails, the heat map of a folder shows other neurons than the run's."""
+    from eventsnn.wiring import fan_out
+
+    record = runs.read(folder)
+    taps, _ = fan_out(run.network)
+    for p in run.network.populations:
+        if p.name in run.recorded:
+            assert np.array_equal(record.emitted[p.name], run.emitted(p.name).reshape(-1, *p.shape))
+    for c in run.network.connections:
+        assert np.array_equal(record.fan_out[c.label].ravel(), taps[c.label])
+    counted = runs.open_folder(tmp_path / "counted", "small")
+    runs.write(small.run(record="outputs", count="sources"), counted, FACTS)
+    assert not (counted / "events.h5").exists()
+    again = runs.read(counted)
+    assert {*again.emitted} == {p.name for p in run.network.populations}
+    assert all(np.array_equal(again.emitted[name], array) for name, array in record.emitted.items())
+    one = runs.read(counted, 3)
+    assert np.array_equal(one.emitted["conv"][0], again.emitted["conv"][3])
+
+
+def test_the_digest_notices_every_change(run):
+    """If this fails, an event can be changed in a folder without the audit seeing it."""
+    from eventsnn.inputs import digest
+
+    size = (len(run.predictions), len(run.network.populations))
+    events = run.events.copy()
+    whole = digest(events, *size)
+    assert np.array_equal(digest(events[::-1], *size), whole)  # whatever the order
+    for name in ("time", "neuron", "value", "population", "sample"):
+        changed = events.copy()
+        changed[name][7] += -1 if changed[name][7] >= 1 else 1
+        differs = digest(changed, *size) != whole
+        assert differs.sum() == (2 if name in ("population", "sample") else 1), name
+    assert (digest(events[1:], *size) != whole).sum() == 1
+    assert (digest(np.concatenate([events, events[:1]]), *size) != whole).sum() == 1
+
+
+def test_a_run_made_in_python_is_saved_like_a_commands(run, tmp_path):
+    """If this fails, an audit of it does not find the network, or a folder is written over."""
+    from eventsnn.store import network_hash, save
+
+    save(run.network, tmp_path / "net.h5")
+    found = runs.save_run(run, tmp_path / "run", weights=tmp_path / "net.h5", input="x.npz")
+    assert found["network"] == {"file": "net.h5", "sha256": network_hash(run.network)}
+    assert found["input"]["file"] == "x.npz"
+    assert runs.read_timing(tmp_path / "run")["network_path"] == str((tmp_path / "net.h5").resolve())
+    assert "network_path" not in json.loads((tmp_path / "run" / "run.json").read_text())
+    with pytest.raises(ValueError, match="is not empty"):
+        runs.save_run(run, tmp_path / "run")
+    with pytest.raises(ValueError, match="counted spikes only"):
+        runs.save_run(small.run(record="outputs", count="spikes"), tmp_path / "bare")
+    assert not (tmp_path / "bare").exists()
