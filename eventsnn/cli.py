@@ -15,6 +15,7 @@ import typer
 if TYPE_CHECKING:
     from eventsnn.network import Network
     from eventsnn.readers import Samples
+    from eventsnn.runs import Record
 
 # Everything heavier than typer is imported inside the command that needs it: `--help` must answer at once.
 
@@ -242,7 +243,7 @@ def _show(*things: Any) -> None:
     # Piped output has no width of its own; tables must not be folded at 80 columns then.
     console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 120)
     for thing in things:
-        console.print(thing)
+        console.print(thing, markup=False)  # names and notes may hold square brackets
 
 
 # --------------------------------------------------------------------------------------------- convert and verify
@@ -508,10 +509,8 @@ def energy(
         return
     if run is None:
         raise ValueError("energy needs a run folder, or --tables to list the tables there are")
-    record = runs.read(run)
+    record = _priced(run)
     found, network, samples = record.run, record.network, record.run["input"]["samples"]
-    if not all("events" in c for c in network["connections"]):
-        raise ValueError(f"{run} was written by an older version, whose account has no {'operations'!r}; run it again")
     chosen = table if table else [] if methods else costs.table_names()
     seconds = None if tick is None else _seconds(tick)
     accounts = [costs.account(found, network, t, input_macs=input_macs, tick_seconds=seconds) for t in chosen]
@@ -541,6 +540,18 @@ def energy(
         shown += ["", report.energy_layer_table(accounts, samples), ""]
         shown += [f"{a['table']}: {a['note']}".rstrip(": ") for a in accounts]
     _show(*shown, "Numbers of different tables are not comparable: look at their scope.")
+
+
+def _priced(run: Path) -> Record:
+    """A run folder whose account holds what a table can price."""
+    from eventsnn import runs
+
+    record = runs.read(run)
+    if "operations" not in record.run or not all(
+        {"events", "image_taps"} <= {*c} for c in record.network["connections"]
+    ):
+        raise ValueError(f"{run} was written by an older version, whose account has no operations; run it again")
+    return record
 
 
 @app.command()
@@ -614,7 +625,7 @@ def plot_energy(
     from eventsnn import energy as costs
     from eventsnn import plot, runs
 
-    record = runs.read(run)
+    record = _priced(run)
     seconds = None if tick is None else _seconds(tick)
     accounts = [
         costs.account(record.run, record.network, t, input_macs=input_macs, tick_seconds=seconds) for t in table

@@ -49,9 +49,10 @@ def geometry(network: Network, connection: Connection) -> dict[str, Any]:
 
     inner, outer: shapes in front of and behind the operation, channels first. kernel, stride, padding (before, after),
     dilation, groups: of a convolution, else null. weights, zero_weights: stored numbers. biases: stored numbers.
-    dense: in-bounds taps of one event of every inner unit. events: what the source emits: "binary" (at most one event a
-    unit and tick), "repeated" (event input: a pixel can have several), "multiple" (events carry a multiplicity),
-    "graded" or "image". pools: what stands in front of the operation, "none", "average" or "sum".
+    dense: in-bounds taps of one event of every inner unit. image_taps: in-bounds taps of all pixels of an analog image,
+    every path through a pool counted, else null. events: what the source emits: "binary" (at most one event a unit and
+    tick), "repeated" (event input: a pixel can have several), "multiple" (events carry a multiplicity), "graded" or
+    "image". pools: what stands in front of the operation, "none", "average" or "sum".
     """
     op, shapes = connection.op, connection.shapes(network[connection.source].shape)
     inner, outer = shapes[len(connection.before)], shapes[len(connection.before) + 1]
@@ -72,6 +73,7 @@ def geometry(network: Network, connection: Connection) -> dict[str, Any]:
         "zero_weights": int(np.sum(np.asarray(op.weight) == 0)),
         "biases": int(bias if connection.shift is None else connection.shift.shape[1]),
         "dense": _dense_taps(op, inner),
+        "image_taps": _image_taps(network, connection, inner),
         "events": _events(network, connection.source),
         "pools": "none" if not kinds else "average" if "average" in kinds else "sum",
     }
@@ -92,6 +94,17 @@ def _dense_taps(op: Any, inner: Shape) -> int:
         place = np.arange(n)[:, None] * s - before + np.arange(k) * d
         pairs *= int(np.sum((place >= 0) & (place < size)))
     return pairs * int(op.weight.shape[0] * op.weight.shape[1])
+
+
+def _image_taps(network: Network, connection: Connection, inner: Shape) -> int | None:
+    """What the connection has in `macs_input`, if it has weights; None where no image enters."""
+    if _events(network, connection.source) != "image":
+        return None
+    if not any(isinstance(m, Pool | AdaptivePool) for m in connection.before):
+        return _dense_taps(connection.op, inner)
+    from eventsnn.wiring import fan_out
+
+    return int(fan_out(network)[0][connection.label].sum())
 
 
 def _events(network: Network, source: str) -> str:
@@ -118,7 +131,7 @@ def conventions(
     ((samples, *shape), from `sources.h5`), without which strided convolutions have no `toolbox` count.
 
     rows: one for each connection with weights, counts over all samples and ticks that ran: `exact` (structural SynOps;
-    for an image its multiply-accumulates, once) and COLUMNS; null where a rule does not say, or the run does not know.
+    for an image its `macs_input`) and COLUMNS; null where a rule does not say, or the run does not know.
     image: whether an analog image enters by it. neurobench_kind: how NeuroBench calls the row, "AC", "MAC", or "by
     call" where it depends on every single tick. totals: sums over the rows of spikes, null where a row is; syops_ac
     is without the neurons that rule charges, which are `syops_neurons`, one for each spiking neuron and tick. ratios:
@@ -130,12 +143,13 @@ def conventions(
     layers = {layer["name"]: layer for layer in run["layers"]}
     taps = {c["name"]: c for c in run["connections"]}
     weighted = [c for c in network["connections"] if taps[c["name"]]["class"] in ("ac", "mac")]
-    alone = sum(c["events"] == "image" for c in weighted) == 1
+    images = [c for c in weighted if c["events"] == "image"]
+    alone = len(images) == 1 and images[0]["pools"] == "none"  # a window of pixels is one input to NeuroBench
     rows = []
     for c in weighted:
         image = c["events"] == "image"
         row = {"name": c["name"], "image": image, "neurobench_kind": _neurobench_kind(c), **dict.fromkeys(COLUMNS)}
-        row["exact"] = c["dense"] * samples if image else taps[c["name"]]["structural"]
+        row["exact"] = c["image_taps"] * samples if image else taps[c["name"]]["structural"]
         row["ann"], row["neurobench_dense"] = c["dense"] * samples, c["dense"] * ticks
         if image:
             effective = run["macs_input_effective_per_tick"] if alone else None
@@ -219,7 +233,7 @@ def _spike_columns(
     if fan is not None and c["pools"] == "none" and c["events"] != "repeated":
         if max(c["stride"] or [1]) == 1:
             row["toolbox"] = events * fan
-        elif emitted is not None:
+        elif emitted is not None and list(emitted.shape[1:]) == c["inner"]:
             row["toolbox"] = _toolbox_strided(c, emitted)
     return row
 

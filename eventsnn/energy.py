@@ -43,6 +43,7 @@ BASES = ("measured", "simulated", "estimated", "mixed")
 INPUT_MACS = ("once", "per-tick", "effective", "effective-per-tick")
 PICOJOULES = {"fJ": 1e-3, "pJ": 1.0, "nJ": 1e3, "uJ": 1e6}
 WATTS = {"nW": 1e-9, "uW": 1e-6, "mW": 1e-3, "W": 1.0}
+MOST = 1e30  # no price is above; times any count it stays finite
 TABLES = Path(__file__).resolve().parent / "tables"
 
 
@@ -91,6 +92,8 @@ def load_table(name: str | Path) -> Table:
     """
     path = Path(name)
     if path.suffix != ".toml":
+        if str(name) in MODELS:
+            raise ValueError(f"{name} is a model, whose prices depend on the network; it has no table to load")
         path = TABLES / f"{name}.toml"
         if not path.is_file():
             raise ValueError(
@@ -146,8 +149,8 @@ def _parse(content: Mapping[str, Any]) -> Table:
 
 def _price(where: str, entry: Mapping[str, Any], units: Mapping[str, float]) -> Price:
     value, unit = entry.get("value"), entry.get("unit")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{where}: value is {value!r}, wanted a number, 0 or more")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MOST:
+        raise ValueError(f"{where}: value is {value!r}, wanted a number, 0 or more and below {MOST:g}")
     if not isinstance(unit, str) or unit not in units:
         raise ValueError(f"{where}: unit is {unit!r}, wanted one of {', '.join(units)}")
     scope, basis, source = _scope(where, entry), _basis(where, entry), _text(where, entry, "source")
@@ -207,7 +210,7 @@ def layer_counts(
     for c in images:
         times = {"once": run["input"]["samples"], "per-tick": run["ticks_run"]}.get(input_macs)
         key = "macs_input_effective" if input_macs == "effective" else "macs_input_effective_per_tick"
-        macs[c["target"]] = macs.get(c["target"], 0) + (run[key] if times is None else c["dense"] * times)
+        macs[c["target"]] = macs.get(c["target"], 0) + (run[key] if times is None else c["image_taps"] * times)
     return {
         layer["name"]: {
             "ac": layer["synops"] - layer["mac"],
@@ -257,8 +260,8 @@ def account(
     for pair in EITHER:
         if pair & {*table.prices}:
             unpriced = {key: count for key, count in unpriced.items() if key not in pair}
-        else:
-            unpriced.pop(max(pair, key=len), None)  # one way to count them is enough to say that they are not priced
+        elif pair <= {*unpriced}:
+            unpriced.pop(max(pair, key=len))  # one way to count them is enough to say that they are not priced
     tick = tick_seconds if tick_seconds is not None else network["tick_seconds"]
     seconds = None if tick is None else run["ticks_run"] * tick
     static = None if table.static is None or seconds is None else table.static.value * seconds * 1e12
@@ -357,12 +360,12 @@ def lemaire2022(run: Mapping[str, Any], network: Mapping[str, Any], input_macs: 
         addressing:  s k additions, and 2 s multiplications and additions for a convolution [16.2, 16.3, 17.2]
 
     [n] are the paper's equations. An analog first layer is the formal network's, once: in-bounds multiply-accumulates
-    with a read of input and weight each [1.1, 3, 6]. The queue between layers has 1000 words. The paper's text was not
+    with a read of input and weight each [1.1, 3, 6], without its addressing [16, 17]. The queue between layers has 1000 words. The paper's text was not
     at hand; the equations are those of its laboratory's published code, which numbers them.
 
     exact: with this run's counts in place of the paper's estimates: delivered taps for s k, neurons that something
     arrived at for T N, and biases, resets and leaks as they happened. The paper knows no identity connections and no
-    pools; their taps are not priced.
+    pools; their taps are not priced. Nor does it know lists of synapses: s k are their structural taps.
     """
     layers = {layer["name"]: layer for layer in run["layers"]}
     counts = layer_counts(run, network, input_macs)
@@ -387,6 +390,8 @@ def lemaire2022(run: Mapping[str, Any], network: Mapping[str, Any], input_macs: 
             outputs = c["outer"][0] // (c["groups"] or 1)
             touched = taps[c["name"]]["delivered"] if exact else spikes * kernel * outputs
             adds = touched if exact else spikes * math.prod(steps) * outputs
+            if c["operation"] == "sparse" and not exact:
+                touched = adds = taps[c["name"]]["structural"]
             graded = c["events"] == "graded"
             memory += spikes * memory_access(QUEUE_WORDS) + touched * weights
             operations += adds * (mac if graded else ADD)

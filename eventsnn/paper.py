@@ -75,7 +75,7 @@ def _rows(run: Mapping[str, Any], accounts: Sequence[Mapping[str, Any]]) -> list
         ("ticks per sample, mean", f"{run['mean_stop']:.2f} of {run['ticks']}"),
         ("spikes per sample", quantity(run["spikes"] / samples)),
         ("SynOps per sample, delivered", quantity(synops["delivered"] / samples)),
-        ("SynOps per sample, non-zero weights", quantity(synops["effective"] / samples)),
+        ("SynOps per sample, emitted onto non-zero weights", quantity(synops["effective"] / samples)),
     ]
     if run["accuracy"] is not None:
         rows.insert(1, ("accuracy", f"{100 * run['accuracy']:.2f} %"))
@@ -85,7 +85,11 @@ def _rows(run: Mapping[str, Any], accounts: Sequence[Mapping[str, Any]]) -> list
 
 
 def _markdown(rows: Sequence[tuple[str, str]]) -> list[str]:
-    return ["| quantity | value |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows)]
+    return [
+        "| quantity | value |",
+        "|---|---:|",
+        *(f"| {name.replace('|', '&#124;')} | {value} |" for name, value in rows),
+    ]
 
 
 def _latex(rows: Sequence[tuple[str, str]]) -> list[str]:

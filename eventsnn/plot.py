@@ -238,7 +238,7 @@ def heatmap(
     A neuron's SynOps are its events times its fan-out over every weight connection that leaves the population
     (structural: zero weights in, padding out). sample: one sample; None for the mean over all. channels: maps drawn at
     most, those of the most SynOps. Raises ValueError when the events of single neurons are not known, or there is no
-    such population or sample, or no weights leave it.
+    such population or sample, or no weights leave it, or it is an analog image.
     """
     from matplotlib.figure import Figure
 
@@ -251,6 +251,13 @@ def heatmap(
         raise ValueError(
             f"events of single neurons of {population!r} are not known; run it again with --count sources "
             "(count='sources') or --record spikes"
+        )
+    if (
+        record.network["encoding"] == "direct"
+        and record.network["populations"][names.index(population)]["kind"] == "input"
+    ):
+        raise ValueError(
+            f"{population!r} is an analog image: its pixels are multiplied once a sample (macs_input), without events"
         )
     classes = {c["name"]: c["class"] for c in record.run["connections"]}
     out = [c["name"] for c in record.network["connections"] if c["source"] == population]

@@ -496,12 +496,10 @@ def convention_tables(found: Mapping[str, Any]) -> list[Any]:
         ratios = [ratio([row], column) for column in RATIOS]
         exact = quantity(row["exact"] / samples) + (" MAC" if row["image"] else "")
         layers.add_row(Text(row["name"]), exact, *("" if r is None else f"{r:.3f}" for r in ratios))
-    lines = []
-    if found["activation_sparsity"] is not None:
-        lines.append(
-            f"activation sparsity {found['activation_sparsity']:.4f}, connection sparsity "
-            f"{found['connection_sparsity']:.4f}, footprint {found['footprint_bytes']:,} bytes (float32)"
-        )
+    shares = ("activation_sparsity", "connection_sparsity")
+    known = [f"{key.replace('_', ' ')} {found[key]:.4f}" for key in shares if found[key] is not None]
+    lines = [", ".join([*known, f"footprint {found['footprint_bytes']:,} bytes (float32)"])]
+    if found["syops_neurons"]:
         lines.append(f"syops also charges {quantity(found['syops_neurons'] / samples)} AC a sample for its neurons")
     lines.append("an empty cell: the rule does not say, or it needs recorded spikes; docs/counting.md explains each")
     return [whole, "", layers, "", *lines]

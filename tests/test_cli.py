@@ -449,6 +449,7 @@ def counted(command, files):
 
 
 def test_energy_shows_every_table(command, counted):
+    """If this fails, a table is left out where tables stand side by side."""
     from eventsnn import energy
 
     code, out, err = command("energy", "r")
@@ -479,6 +480,7 @@ def test_energy_as_json_and_csv(command, counted):
 
 
 def test_energy_by_layer_rules_and_for_a_paper(command, counted):
+    """If this fails, a way to show a run's energy is gone."""
     code, out, _ = command("energy", "r", "--table", "45nm-fp32", "--input-macs", "per-tick")
     assert code == 0
     assert "Operations by layer" in out
@@ -493,6 +495,7 @@ def test_energy_by_layer_rules_and_for_a_paper(command, counted):
 
 
 def test_wrong_questions_about_energy(command, counted, files):
+    """If this fails, a mistyped option is answered with a traceback, or with numbers nobody asked for."""
     refused(command("energy"), "needs a run folder")
     refused(command("energy", "absent"), "is no run folder")
     refused(command("energy", "r", "--table", "45nm"), "no energy table '45nm'")
@@ -507,7 +510,97 @@ def test_wrong_questions_about_energy(command, counted, files):
     refused(command("energy", "r"), "older version", "run it again")
 
 
+MY_TABLE = """
+name = "my-chip"
+title = "My chip [prototype]"
+technology = "22 nm"
+scope = ["arithmetic"]
+basis = "measured"
+source = "page 7"
+note = "see [static] and [/price] of [1]"
+
+[[price]]
+operation = "ac"
+value = 2
+unit = "pJ"
+scope = ["arithmetic"]
+basis = "measured"
+source = "page 7"
+"""
+
+
+def test_a_table_of_ones_own_prices_a_run(command, counted, files):
+    """If this fails, a user's own prices do not reach the run, or brackets in a note are taken for style."""
+    (files / "my.toml").write_text(MY_TABLE)
+    found = json.loads(command("energy", "r", "--table", "my.toml", "--json")[1])
+    account = json.loads((counted / "run.json").read_text())
+    assert [a["table"] for a in found["energy"]] == ["my-chip"]
+    assert found["energy"][0]["picojoule"] == 2 * account["synops"]["ac"] > 0
+    code, out, err = command("energy", "r", "--table", "my.toml")
+    assert (code, err) == (0, "")
+    assert "my-chip: see [static] and [/price] of [1]" in out
+    assert command("plot", "energy", "r", "--table", "my.toml", "--table", "45nm-fp32", "-o", "two.png")[0] == 0
+    assert (files / "two.png").stat().st_size > 1000
+
+
+def test_a_paper_is_given_no_energy_unless_a_table_is_named(command, counted):
+    """If this fails, a methods section quotes energies nobody chose."""
+    out = command("energy", "r", "--methods")[1]
+    assert "By the table" not in out
+    account = json.loads((counted / "run.json").read_text())
+    assert account["network"]["sha256"] in out
+    assert account["input"]["sha256"] in out
+    assert f"NumPy {np.__version__}" in out
+    assert out.count("By the table") == 0
+    both = command("energy", "r", "--methods", "--table", "45nm-fp32", "--table", "lemaire2022")[1]
+    assert both.count("By the table") == 2
+
+
+def test_rules_as_json_and_csv_are_the_same(command, counted):
+    """If this fails, a script and a spreadsheet read different ratios."""
+    command("energy", "r", "--conventions", "--csv", "c.csv")
+    found = json.loads(command("energy", "r", "--json")[1])
+    with Path("c.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    assert [row["name"] for row in rows] == [row["name"] for row in found["conventions"]["rows"]]
+    for row, wanted in zip(rows, found["conventions"]["rows"], strict=True):
+        assert {key: "" if value is None else str(value) for key, value in wanted.items()} == row
+
+
+def test_energy_does_not_change_the_folder(command, counted):
+    """If this fails, looking at a run writes into it."""
+    before = {path.name: path.read_bytes() for path in counted.iterdir()}
+    for more in ((), ("--conventions",), ("--methods",), ("--json",)):
+        assert command("energy", "r", *more)[0] == 0
+    assert {path.name: path.read_bytes() for path in counted.iterdir()} == before
+
+
+def test_wrong_questions_about_pictures_of_energy(command, counted, files):
+    """If this fails, a picture of nothing is drawn, or a traceback ends the command."""
+    refused(command("plot", "energy", "r"), "--table")
+    refused(command("plot", "energy", "r", "--table", "45nm"), "no energy table '45nm'")
+    refused(command("plot", "energy", "r", "--table", "45nm-fp32", "--tick", "-1ms"), "tick is '-1ms'")
+    refused(command("plot", "energy", "r", "--table", "45nm-fp32", "--input-macs", "never"), "input-macs is 'never'")
+    refused(command("plot", "energy", "absent", "--table", "45nm-fp32"), "is no run folder")
+    refused(command("plot", "heatmap", "r"), "--population")
+    refused(command("plot", "heatmap", "r", "--population", "x"), "there is no population 'x'")
+    refused(command("plot", "heatmap", "r", "--population", "input"), "is an analog image")
+    refused(command("plot", "heatmap", "r", "--population", "conv", "--sample", "6"), "there are 0 to 5")
+    command("simulate", "--weights", "net.h5", "--input", "images.npz", "--out", "bare")
+    refused(command("plot", "heatmap", "bare", "--population", "conv"), "--count sources", "--record spikes")
+    refused(command("energy", "r", "--csv", "absent/e.csv"), "cannot be written")
+    old = json.loads((counted / "network.json").read_text())
+    for connection in old["connections"]:
+        for key in [*connection]:
+            if key not in ("name", "source", "target", "operation", "delay"):
+                del connection[key]
+    (counted / "network.json").write_text(json.dumps(old))
+    for arguments in (("energy", "r"), ("plot", "energy", "r", "--table", "45nm-fp32")):
+        refused(command(*arguments), "older version", "run it again")
+
+
 def test_energy_and_heat_map_are_drawn(command, counted):
+    """If this fails, a command reports a picture it did not write."""
     assert command("plot", "energy", "r", "--table", "45nm-fp32")[0] == 0
     assert (counted / "energy.png").stat().st_size > 1000
     assert command("plot", "heatmap", "r", "--population", "conv", "--sample", "1")[0] == 0
@@ -515,6 +608,7 @@ def test_energy_and_heat_map_are_drawn(command, counted):
 
 
 def test_events_of_every_neuron_on_request(command, files):
+    """If this fails, a map of a long run needs every event on disk."""
     code, _, _ = command("simulate", "--weights", "net.h5", "--input", "images.npz", "--count", "sources", "--out", "s")
     assert code == 0
     assert (files / "s" / "sources.h5").is_file()

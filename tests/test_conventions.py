@@ -12,7 +12,7 @@ import small
 import eventsnn as es
 from eventsnn import report, runs
 from eventsnn.conventions import COLUMNS, conventions, geometry
-from eventsnn.network import Connection, Conv, Dense, Flatten, Identity, Network, Pool, Population, Sparse
+from eventsnn.network import Connection, Conv, Dense, Flatten, Identity, Network, Pool, Population, Sparse, Subsample
 from eventsnn.neurons import IF, Input, Integrator, Relay
 from eventsnn.wiring import fan_out
 
@@ -84,6 +84,20 @@ def test_the_dense_layer_is_the_sum_of_all_fans(kernel, stride, padding, groups,
     assert geometry(network, network.connections[1])["dense"] == taps["last"].sum()
 
 
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize(("before", "after"), [(0, 0), (2, 0), (1, 3)])
+def test_one_dimension_and_uneven_padding(before, after, dilation):
+    """If this fails, the dense counts of a sequence, or of TensorFlow's padding, are not those of its network."""
+    op = Conv(np.ones((4, 2, 3)), (2,), ((before, after),), (dilation,), 1)
+    network = network_of(op, (2, 11))
+    facts = geometry(network, network.connections[0])
+    assert facts["dense"] == fan_out(network)[0]["layer"].sum()
+    assert (facts["padding"], facts["stride"], facts["kernel"]) == ([[before, after]], [2], [3])
+    row = rows_of(network, uniform(network))[0]["layer"]
+    assert row["exact"] == row["ann"] == facts["dense"]
+    assert row["kernel_area"] == 22 * 3 * 4
+
+
 def test_facts_of_every_kind_of_connection():
     """If this fails, a rule is applied to a connection it does not fit."""
     network = small.network()
@@ -135,7 +149,15 @@ def test_rules_under_uniform_activity(size, kernel, stride, padding, mean, area,
 
 
 @pytest.mark.parametrize(
-    ("size", "kernel", "padding", "wanted"), [(32, 1, 0, 4.0), (32, 3, 0, 1.091), (16, 3, 0, 1.2), (34, 5, 0, 1.11)]
+    ("size", "kernel", "padding", "wanted"),
+    [
+        (32, 1, 0, 4.0),
+        (32, 3, 0, 1.091),
+        (16, 3, 0, 1.2),
+        (34, 5, 0, 1.11),
+        (32, 3, 1, 1.0),  # 47 taps an axis either way: what it misses at one border it invents at the other
+        (34, 5, 1, 1.051),
+    ],
 )
 def test_the_toolbox_array_of_a_strided_convolution(size, kernel, padding, wanted):
     """If this fails, snn_toolbox's fan-out array is not the one its users get (its own ratios, run by us)."""
@@ -147,6 +169,106 @@ def test_the_toolbox_array_of_a_strided_convolution(size, kernel, padding, wante
     blind = conventions(record.run, record.network)  # without the events of single neurons
     assert next(row for row in blind["rows"] if row["name"] == "layer")["toolbox"] is None
     assert blind["totals"]["toolbox"] is None
+
+
+def scattered(network: Network, seed: int, ticks: int = 3) -> es.Events:
+    """Uneven activity: a third of the units, more of them at one end, at most once a tick."""
+    rng = np.random.default_rng(seed)
+    units = network.input.size
+    fired = rng.random((ticks, units)) < np.linspace(0.1, 0.6, units)
+    tick, unit = np.nonzero(fired)
+    return es.Events(tick.astype(np.int64) * 1000, unit, np.array([0, unit.size]))
+
+
+def toolbox_operations(emitted, outer, kernel, stride, padding, filters) -> int:
+    """snn_toolbox, get_fanout_array and get_layer_synaptic_operations, one event and one axis at a time."""
+    total = 0
+    for (_, y, x), events in np.ndenumerate(emitted):
+        fan = filters
+        for place, size, k, pad in zip((y, x), outer[1:], kernel, padding, strict=True):
+            shifted = place + ((k - 1) // 2 if pad == 0 else 0)
+            if stride == 1:
+                fan *= k
+                continue
+            fan *= 1 + sum(
+                shifted % stride + i * stride < k and 0 <= shifted // stride - i < size for i in range(1, k + size)
+            )
+        total += int(events) * fan
+    return total
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (5, 5), (2, 3)])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_rules_under_uneven_activity(kernel, stride, padding, groups):
+    """If this fails, a rule that looks at single neurons, or at groups, is not the one its authors wrote."""
+    shape, outputs = (4, 8, 7), 8
+    network = network_of(conv(shape, kernel, stride, padding, outputs, groups), shape, neuron=IF())
+    rows, _, run = rows_of(network, scattered(network, 1), ticks=3)
+    row, events, filters = rows["layer"], int(run.ledger.spikes("copy")[0]), outputs // groups
+    emitted = run.emitted("copy")[0].reshape(shape)
+    area = math.prod(kernel) * filters
+    assert events == emitted.sum() > 50
+    assert row["toolbox"] == toolbox_operations(
+        emitted, network["target"].shape, kernel, stride, (padding, padding), filters
+    )
+    assert row["kernel_area"] == events * area
+    assert row["area_over_stride2"] == pytest.approx(events * area / stride**2)
+    flops = network["target"].size * math.prod(kernel) * 4 // groups
+    assert row["rate_x_flops"] == pytest.approx(events / emitted.size * flops)
+    assert (
+        row["exact"] == row["sinabs"] == row["spikingjelly"] == (emitted.ravel() * fan_out(network)[0]["layer"]).sum()
+    )
+
+
+def syops_counts(calls, op: Conv | Dense, outputs: int, has_bias: bool) -> tuple[float, int]:
+    """(AC, MAC) of syops 0.0.5 over forwards of one sample: conv_syops_counter_hook, linear_syops_counter_hook."""
+    ac, mac = 0.0, 0
+    for x in calls:
+        values = np.unique(x)
+        is_spike = values.size <= 2 and values.max() <= 1 and values.min() >= 0
+        if isinstance(op, Conv):
+            channels = x.shape[0]
+            filters_per_channel = op.weight.shape[0] // op.groups
+            per_position = math.prod(op.weight.shape[2:]) * channels * filters_per_channel
+            positions = outputs // op.weight.shape[0]
+            operations = per_position * positions + (op.weight.shape[0] * positions if has_bias else 0)
+        else:
+            operations = x.size * outputs + (outputs if has_bias else 0)
+        if is_spike:
+            ac += operations * (x.sum() / x.size)
+        else:
+            mac += operations
+    return ac, mac
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("kind", ["conv", "strided", "grouped", "dense"])
+def test_syops_call_by_call(kind, has_bias):
+    """If this fails, the syops columns are not what that package adds up when it is called once a tick."""
+    shape = (20,) if kind == "dense" else (4, 6, 5)
+    op = {
+        "conv": lambda: conv(shape, 3, 1, 1),
+        "strided": lambda: conv(shape, 3, 2, 1),
+        "grouped": lambda: conv(shape, 3, 1, 0, 8, groups=4),
+        "dense": lambda: Dense(np.ones((7, 20))),
+    }[kind]()
+    bias = np.full(op.out_shape(shape)[0], 0.5) if has_bias else None
+    network = network_of(op, shape, neuron=IF(), bias=bias)
+    rows, found, run = rows_of(network, scattered(network, 2), ticks=3)
+    calls = np.zeros((3, network["copy"].size))
+    copied = run.events[run.events["population"] == 1]
+    calls[copied["time"], copied["neuron"]] = 1
+    ac, mac = syops_counts(calls.reshape(3, *shape), op, network["target"].size, has_bias)
+    assert mac == rows["layer"]["syops_mac"] == 0
+    assert rows["layer"]["syops_ac"] == pytest.approx(ac)
+    # each neuron node: AC += numel(input), every call; `copy` and `target` spike, the integrator is no neuron to it
+    assert found["syops_neurons"] == 3 * (network["copy"].size + network["target"].size)
+    images = network_of(op, shape, "direct", bias=bias)
+    pixels = np.random.default_rng(0).random((1, *shape))
+    row = rows_of(images, pixels, ticks=3, layout="chw" if len(shape) == 3 else None)[0]["layer"]
+    assert (row["syops_ac"], row["syops_mac"]) == syops_counts([pixels[0]] * 3, op, network["target"].size, has_bias)
 
 
 def test_where_everybody_agrees():
@@ -185,6 +307,26 @@ def test_an_analog_image():
     assert found["totals"]["exact"] == 0
     assert row["kernel_area"] is None
     assert row["sinabs"] is None
+
+
+def test_an_image_behind_a_pool():
+    """If this fails, a window of pixels is counted as so many inputs by a rule that sees one."""
+    network = network_of(conv((1, 4, 4), 3, 1, 1), (1, 4, 4), "direct", before=(Pool((2, 2), (2, 2), (0, 0)),))
+    rows, _, run = rows_of(network, np.ones((1, 1, 4, 4)), layout="chw")
+    row = rows["layer"]
+    assert row["exact"] == run.ledger.macs_input[0] == 4 * 16 * 2  # four pixels a window, every path
+    assert row["ann"] == 16 * 2  # a 3x3 kernel on 2 x 2 windows: 16 in-bounds taps
+    assert row["neurobench_mac"] is None  # its calls see windows, whose zeros the run did not count
+    assert row["neurobench_dense"] == 16 * 2 * 2
+
+
+def test_a_toolbox_array_is_of_the_grid_in_front_of_the_kernel():
+    """If this fails, events of one grid are multiplied with the fan-outs of another."""
+    shape = (1, 8, 8)
+    network = network_of(conv((1, 4, 4), 3, 2, 1), shape, before=(Subsample((2, 2), (0, 0)),), neuron=IF())
+    row = rows_of(network, uniform(network))[0]["layer"]
+    assert row["toolbox"] is None
+    assert row["exact"] == 2 * 5**2  # 3 + 2 taps an axis from positions 0 and 2, seen from 4 pixels with padding 1
 
 
 def test_behind_an_average_pool():

@@ -10,6 +10,7 @@ import small
 from matplotlib.collections import PolyCollection
 
 from eventsnn import plot, report, runs
+from eventsnn.energy import account
 from eventsnn.inputs import Events
 from eventsnn.network import Connection, Dense, Flatten, Network, Population
 from eventsnn.neurons import IF, Input
@@ -290,8 +291,6 @@ def test_saving_is_possible_without_a_display(run, tmp_path):
 
 def test_energy_bars_are_the_account(run):
     """If this fails, a bar is longer or shorter than the energy it stands for."""
-    from eventsnn.energy import account
-
     record = runs.describe(run)
     tables = ("45nm-fp32", "loihi1-frady2020", "lemaire2022")
     accounts = [account(record.run, record.network, t, tick_seconds=1e-3) for t in tables]
@@ -342,3 +341,77 @@ def test_a_vector_of_neurons_has_one_map(wide):
     name = next(p.name for p in wide.network.populations if len(p.shape) == 1 and p.name != wide.network.output)
     figure = plot.heatmap(wide, name)
     assert sum(bool(axes.images) for axes in figure.axes) == 1
+
+
+def test_every_bar_is_cut_as_the_account_is(run):
+    """If this fails, a colour of a bar stands for another operation's energy."""
+    record = runs.describe(run)
+    found = account(record.run, record.network, "loihi1-frady2020", tick_seconds=1e-3)
+    axes = plot.energy(record, [found]).axes[0]
+    size = {"nJ": 1e3, "µJ": 1e6, "mJ": 1e9}[axes.get_xlabel().split()[0]]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    drawn = [layer for layer in found["layers"] if layer["picojoule"]]
+    assert names == [*(layer["name"] for layer in drawn), "static power"]
+    bars = sorted(axes.patches, key=lambda bar: (round(bar.get_y() + bar.get_height() / 2), bar.get_x()))
+    widths = [part for layer in drawn for part in layer["parts"].values()] + [found["static"]]
+    assert [bar.get_width() * size * 20 for bar in bars] == pytest.approx(widths, rel=1e-9)
+    ends = [0.0, *(bar.get_x() + bar.get_width() for bar in bars)]
+    assert all(bar.get_x() in (0.0, end) for bar, end in zip(bars, ends))  # one part begins where the last one ends
+    assert sum(bar.get_x() == 0 for bar in bars) == len(names)
+    kinds = [part for layer in drawn for part in layer["parts"]] + ["static"]
+    colour_of = dict(zip(kinds, (bar.get_facecolor() for bar in bars)))
+    assert len(set(colour_of.values())) == len(colour_of)
+    assert all(bar.get_facecolor() == colour_of[kind] for bar, kind in zip(bars, kinds))
+
+
+def test_a_table_that_has_nothing_to_say_has_an_empty_panel(run):
+    """If this fails, a table of static power alone, without the length of a tick, ends in a traceback."""
+    record = runs.describe(run)
+    found = account(record.run, record.network, "speck-yao2024")
+    figure = plot.energy(record, [found])
+    assert not figure.axes[0].patches
+    assert any(t.startswith("speck-yao2024: 0 pJ") for t in texts(figure))
+
+
+def test_the_heat_map_shows_every_neuron_in_its_place(run, wide):
+    """If this fails, a neuron's SynOps are drawn on its neighbour."""
+    figure = plot.heatmap(run, "rest", 3)
+    maps = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    assert np.array_equal(np.stack(maps), (run.synops_by_source("back") + run.synops_by_source("rest->output"))[3])
+    limits = {axes.images[0].get_clim() for axes in figure.axes if axes.images}
+    assert limits == {(0, np.max(maps))}  # one scale for all
+    (drawn,) = [axes.images[0].get_array() for axes in plot.heatmap(wide, "wide").axes if axes.images]
+    flat = np.ma.filled(drawn, np.nan).ravel()
+    assert np.array_equal(flat[:5000], wide.synops_by_source("wide->out")[0])  # row after row
+    assert np.isnan(flat[5000:]).all()
+
+
+def test_the_busiest_channels_are_drawn(run):
+    """If this fails, a large layer is judged by its quiet channels."""
+    sums = run.synops_by_source("conv->sum").sum((0, 2, 3))
+    for channels in (1, 2):
+        figure = plot.heatmap(run, "conv", channels=channels)
+        titles = [axes.get_title(loc="left") for axes in figure.axes if axes.images]
+        assert titles == [str(c) for c in sorted(np.argsort(-sums, kind="stable")[:channels])]
+
+
+def test_folder_record_and_counted_sources_give_the_same_map(run, tmp_path):
+    """If this fails, counting at the source and recording every spike disagree, or a folder reads another sample."""
+    counted = small.run(record="outputs", count="sources")
+    runs.write(counted, runs.open_folder(tmp_path / "run", "x"), report.Facts())
+    for sample in (None, 7):
+        pictures = [plot.heatmap(source, "rest", sample) for source in (run, counted, tmp_path / "run")]
+        maps = [[a.images[0].get_array() for a in p.axes if a.images] for p in pictures]
+        assert np.array_equal(maps[0], maps[1])
+        assert np.array_equal(maps[0], maps[2])
+        assert texts(pictures[0]) == texts(pictures[1]) == texts(pictures[2])
+    shifted = plot.heatmap(runs.describe(run, first=50), "rest", 57)
+    assert np.array_equal([a.images[0].get_array() for a in shifted.axes if a.images], maps[0])
+
+
+def test_an_analog_image_has_no_map(run):
+    """If this fails, a black picture suggests that the pixels cost nothing."""
+    with pytest.raises(ValueError, match=r"'input' is an analog image: its pixels are multiplied once a sample"):
+        plot.heatmap(small.run(record="outputs", count="sources"), "input")
+    with pytest.raises(ValueError, match="events of single neurons of 'rest' are not known; run it again"):
+        plot.heatmap(small.run(record=["conv"]), "rest")

@@ -13,7 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from eventsnn import report
+from eventsnn import energy, report, runs
+from eventsnn.conventions import conventions
+from eventsnn.ledger import OPERATIONS
+from eventsnn.network import Connection, Dense, Network, Population
+from eventsnn.neurons import IF, Input, Integrator
+from eventsnn.simulation import simulate
 from eventsnn.watchdog import Budget, Fixed, SpikeGap, StopReason, TopKGap
 
 FACTS = report.Facts(
@@ -269,6 +274,40 @@ def test_a_run_that_took_no_time_has_no_rate(run):
     assert report.timing(small.run(cutoff=SpikeGap(1), samples=1))["seconds"] > 0
 
 
+@pytest.mark.parametrize("samples", [1, 7, 20])
+def test_every_row_of_statistics_against_numpy(samples):
+    """If this fails, a row of statistics.csv is of another quantity than its name, or was cut at another share."""
+    run = small.run(samples=samples)
+    ledger, network = run.ledger, run.network
+    spiking = [p.name for p in network.populations if isinstance(p.neuron, IF)]
+    weighted = [c for c in network.connections if ledger.tap_class[c.label] in ("ac", "mac")]
+
+    def arriving(name):
+        taps = [ledger.synops_by_tick(c.label) for c in weighted if c.target == name]
+        return np.sum(taps, axis=0) if taps else np.zeros((samples, small.TICKS), np.int64)
+
+    wanted = {
+        ("network", "", "synops"): np.sum([ledger.synops_by_tick(c.label) for c in weighted], axis=0),
+        ("network", "", "spikes"): np.sum([ledger.spikes_by_tick(name) for name in spiking], axis=0),
+        ("network", "", "input_events"): ledger.spikes_by_tick("input"),
+        ("network", "", "ticks"): np.arange(small.TICKS) < run.stop_time[:, None],
+        **{("layer", n, "spikes" if n in spiking else "events"): ledger.spikes_by_tick(n) for n in ledger.populations},
+        **{("layer", n, "synops"): arriving(n) for n in ledger.populations},
+        **{("connection", n, ledger.tap_class[n]): ledger.synops_by_tick(n) for n in ledger.connections},
+    }
+    rows = {(row["scope"], row["name"], row["quantity"]): row for row in report.statistics(run)}
+    assert {*rows} == {*wanted}
+    for key, by_tick in wanted.items():
+        counts = np.sort(by_tick.sum(1))
+        nearest = {name: int(counts[max(-(-share * samples // 100) - 1, 0)]) for name, share in SHARES.items()}
+        hand = {"total": int(counts.sum()), "mean": counts.mean(), **nearest, "peak_per_tick": int(by_tick.max())}
+        assert {name: rows[key][name] for name in hand} == hand, key
+        assert all(type(rows[key][name]) is int for name in hand if name != "mean")
+
+
+SHARES = {"p5": 5, "median": 50, "p95": 95, "max": 100}  # the nearest rank: the ceil(share x samples)-th smallest
+
+
 def test_statistics_by_hand(run):
     """If this fails, a percentile or a peak is not that of the samples."""
     rows = {(r["scope"], r["name"], r["quantity"]): r for r in report.statistics(run)}
@@ -295,8 +334,6 @@ def test_statistics_by_hand(run):
 
 def test_the_summary_has_every_operation(run, found):
     """If this fails, what neurons did is lost on the way to run.json, or the queue's work is mixed into it."""
-    from eventsnn.ledger import OPERATIONS
-
     for operation in OPERATIONS:
         assert found["operations"][operation] == run.ledger.operations(operation).sum() > 0
         assert sum(layer[operation] for layer in found["layers"]) == found["operations"][operation]
@@ -306,3 +343,136 @@ def test_the_summary_has_every_operation(run, found):
     assert found["macs_input_effective_per_tick"] == (run.ledger.macs_input_effective * run.stop_time).sum()
     assert found["spike_units"] == found["spikes"]
     assert {row["scope"] for row in found["statistics"]} == {"network"}
+
+
+# -------------------------------------------------------------------------------------- energy and other people's rules
+
+
+@pytest.fixture(scope="module")
+def record(run):
+    return runs.describe(run, FACTS)
+
+
+def shown(*things, width=120):
+    console = rich.console.Console(width=width, file=io.StringIO(), highlight=False)
+    for thing in things:
+        console.print(thing, markup=False)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("picojoule", "words"),
+    [(0, "0 pJ"), (0.5, "0.5 pJ"), (999, "999 pJ"), (1e3, "1 nJ"), (2.5e6, "2.5 µJ"), (7e9, "7 mJ"), (1.5e12, "1.5 J")],
+)
+def test_energies_in_words(picojoule, words):
+    """If this fails, an energy is shown a thousand times too large or small."""
+    assert report.joules(picojoule) == words
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(0, "0"), (3, "3"), (0.1234, "0.123"), (99.94, "99.9"), (12345.6, "12,346"), (1e9, "1,000,000,000")],
+)
+def test_mean_counts_in_words(number, words):
+    """If this fails, a mean count is rounded away, or shown with digits it does not have."""
+    assert report.quantity(number) == words
+
+
+def test_the_assumed_profile_is_kept_when_there_was_one(run, found):
+    """If this fails, an audit of a foreign network file reads it under other assumptions than the run."""
+    assert "assume" not in found["network"]
+    assumed = report.summary(run, replace(FACTS, assume="sinabs"))
+    assert assumed["network"] == {**found["network"], "assume": "sinabs"}
+
+
+def test_every_operation_a_table_prices_has_words():
+    """If this fails, a reader is told of an unpriced operation in the program's own spelling."""
+    words = [report.operation_words(operation) for operation in energy.PRICED]
+    assert all("_" not in w and w.endswith("s") for w in words)
+    assert len(set(words)) == len(words) - len(energy.EITHER)  # clocked or by event: one word
+
+
+def test_the_table_of_energies_holds_the_accounts(record):
+    """If this fails, the terminal shows another energy than the JSON, or hides what a table does not price."""
+    names = ("45nm-fp32", "loihi1-frady2020", "speck-yao2024", "lemaire2022")
+
+    def rows(**options):
+        accounts = [energy.account(record.run, record.network, name, **options) for name in names]
+        lines = shown(report.energy_table(accounts, 20), width=200).splitlines()
+        return accounts, {line.split()[0]: line for line in lines}
+
+    accounts, lines = rows()
+    for a in accounts:
+        if a["table"] != "speck-yao2024":
+            assert f" {report.joules(a['picojoule'] / 20)} " in lines[a["table"]]
+    assert f" {report.joules(accounts[0]['ann'] / 20)} " in lines["45nm-fp32"]
+    assert lines["45nm-fp32"].rstrip().endswith("update, spike")
+    assert "0 pJ" not in lines["speck-yao2024"]  # no tick: nothing is known, which is not nothing
+    for name in ("loihi1-frady2020", "speck-yao2024"):
+        assert "static (give --tick)" in lines[name]
+    accounts, lines = rows(tick_seconds=1e-3)
+    for a in accounts[1:3]:
+        assert lines[a["table"]].count(report.joules(a["static"] / 20)) == 1 + (a["dynamic"] == 0)
+        assert "give --tick" not in lines[a["table"]]
+
+
+def test_energies_by_layer_and_as_csv_add_up(record):
+    """If this fails, a spreadsheet of the parts does not sum to the account, or a layer has another share."""
+    names = ("45nm-fp32", "loihi1-frady2020", "lemaire2022-exact")
+    accounts = [energy.account(record.run, record.network, name, tick_seconds=1e-3) for name in names]
+    rows = rows_of(report.energy_csv(accounts))
+    for a in accounts:
+        mine = [row for row in rows if row["table"] == a["table"]]
+        assert sum(float(row["picojoule"]) for row in mine) == pytest.approx(a["picojoule"], rel=1e-12)
+        for layer in a["layers"]:
+            parts = {row["part"]: float(row["picojoule"]) for row in mine if row["layer"] == layer["name"]}
+            assert parts == layer["parts"]
+        static = [float(row["picojoule"]) for row in mine if row["part"] == "static"]
+        assert static == ([] if a["static"] is None else [a["static"]])
+    text = shown(report.energy_layer_table(accounts, 20))
+    lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
+    for i, layer in enumerate(record.run["layers"]):
+        for a in accounts:
+            energy_of = a["layers"][i]["picojoule"]
+            cell = f"{report.joules(energy_of / 20)} {energy_of / a['dynamic']:6.1%}" if energy_of else ""
+            assert cell in lines[layer["name"]]
+
+
+def test_the_tables_of_rules_hold_the_columns(record):
+    """If this fails, a rule's total or ratio is printed beside another rule's name."""
+    found = conventions(record.run, record.network, record.emitted)
+    whole, _, layers, *_ = report.convention_tables(found)
+    cells = [list(column.cells) for column in whole.columns]
+    assert cells[0][1:-1] == [report._RULES[column] for column in report._RULES]
+    for rule, total, by_exact in list(zip(*cells))[1:-1]:
+        column = next(name for name, words in report._RULES.items() if words == rule)
+        share = found["ratios"][column]
+        assert by_exact == ("" if share is None else f"{share:.4g}")
+        if found["totals"].get(column) is not None:
+            assert total == report.quantity(found["totals"][column] / 20)
+    assert cells[1][-1] == report.quantity(found["totals"]["ann"] / 20)
+    names = [str(cell) for cell in layers.columns[0].cells]
+    assert names == [row["name"] for row in found["rows"]]
+    area = [str(cell) for cell in layers.columns[3].cells]
+    assert area == ["" if r["image"] else f"{r['kernel_area'] / r['exact']:.3f}" for r in found["rows"]]
+
+
+def test_a_network_without_weights_or_spikes_has_its_rules_shown():
+    """If this fails, a sparsity of nothing ends the command in a traceback."""
+    for neuron, op in ((IF(), None), (Integrator(), Dense(np.eye(2)))):
+        network = Network(
+            populations=(Population("input", (2,), Input()), Population("out", (2,), neuron)),
+            connections=(Connection("input", "out", **({} if op is None else {"op": op})),),
+            output="out",
+            encoding="rate",
+            ticks=3,
+        )
+        record = runs.describe(simulate(network, np.ones((1, 2))))
+        found = conventions(record.run, record.network, record.emitted)
+        assert found["connection_sparsity"] == (None if op is None else 0.5)
+        assert found["activation_sparsity"] == (0.0 if op is None else None)
+        text = shown(*report.convention_tables(found))
+        assert ("connection sparsity" in text) == (op is not None)
+        assert ("activation sparsity" in text) == (op is None)
+        assert f"footprint {0 if op is None else 16} bytes" in text
+        report.conventions_csv(found)

@@ -1,5 +1,6 @@
 """The run folder: complete or not there, the same bytes for any number of workers, and read back as it was."""
 
+import hashlib
 import json
 import re
 import time
@@ -11,6 +12,7 @@ import pytest
 import small
 
 from eventsnn import report, runs
+from eventsnn.inputs import digest
 from eventsnn.watchdog import Fixed
 
 FILES = {
@@ -277,8 +279,6 @@ def test_events_of_single_neurons_are_kept(run, folder, tmp_path):
 
 def test_the_digest_notices_every_change(run):
     """If this fails, an event can be changed in a folder without the audit seeing it."""
-    from eventsnn.inputs import digest
-
     size = (len(run.predictions), len(run.network.populations))
     events = run.events.copy()
     whole = digest(events, *size)
@@ -307,3 +307,46 @@ def test_a_run_made_in_python_is_saved_like_a_commands(run, tmp_path):
     with pytest.raises(ValueError, match="counted spikes only"):
         runs.save_run(small.run(record="outputs", count="spikes"), tmp_path / "bare")
     assert not (tmp_path / "bare").exists()
+
+
+def test_statistics_are_kept_as_they_were(run, folder):
+    """If this fails, the spread over samples in the folder is not that of the run."""
+    assert (folder / "statistics.csv").read_text() == report.statistics_csv(run)
+    found = json.loads((folder / "run.json").read_text())
+    assert found["statistics"] == [row for row in report.statistics(run) if row["scope"] == "network"]
+
+
+def test_the_digest_stands_beside_the_events_and_in_the_account(run, folder):
+    """If this fails, events and digest can be exchanged together without run.json telling."""
+    wanted = digest(run.events, 20, 5)
+    with h5py.File(folder / "events.h5") as file:
+        assert np.array_equal(file["digest"][:], wanted)
+    found = json.loads((folder / "run.json").read_text())
+    assert found["recorded"]["digest"] == hashlib.sha256(wanted.astype("<u8").tobytes()).hexdigest()
+    shuffled = np.random.default_rng(0).permutation(run.events)
+    assert np.array_equal(digest(shuffled, 20, 5), wanted)
+    assert "digest" not in runs.describe(small.run(record="outputs")).run["recorded"]
+
+
+def test_two_changes_do_not_cancel_in_the_digest(run):
+    """If this fails, events can be exchanged between neurons or ticks of one population unseen."""
+    whole = digest(run.events, 20, 5)
+    for name in ("time", "neuron"):
+        own = (run.events["sample"] == 0) & (run.events["population"] == 1) & (run.events[name] > 0)
+        changed = run.events.copy()
+        changed[name][np.flatnonzero(own)[0]] += 1
+        changed[name][np.flatnonzero(own)[-1]] -= 1
+        assert sorted(changed.tolist()) != sorted(run.events.tolist())
+        assert (digest(changed, 20, 5) != whole).sum() == 1, name
+
+
+def test_a_folder_without_names_is_saved_too(run, tmp_path):
+    """If this fails, a run made in Python cannot be kept unless its network lies in a file."""
+    found = runs.save_run(run, tmp_path / "run")
+    assert found["network"]["file"] is None
+    assert found["network"]["sha256"]
+    assert found["network_path"] is None
+    assert runs.read_timing(tmp_path / "run")["network_path"] is None
+    assert runs.read(tmp_path / "run").run == json.loads(
+        json.dumps(runs.describe(run).run | {"network": found["network"]})
+    )
