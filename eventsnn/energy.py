@@ -360,8 +360,9 @@ def lemaire2022(run: Mapping[str, Any], network: Mapping[str, Any], input_macs: 
         addressing:  s k additions, and 2 s multiplications and additions for a convolution [16.2, 16.3, 17.2]
 
     [n] are the paper's equations. An analog first layer is the formal network's, once: in-bounds multiply-accumulates
-    with a read of input and weight each [1.1, 3, 6], without its addressing [16, 17]. The queue between layers has 1000 words. The paper's text was not
-    at hand; the equations are those of its laboratory's published code, which numbers them.
+    with a read of input and weight each [1.1, 3, 6], without its addressing [16, 17]. The queue between layers has 1000
+    words. The paper's text was not at hand; the equations are those of its laboratory's published code, which numbers
+    them.
 
     exact: with this run's counts in place of the paper's estimates: delivered taps for s k, neurons that something
     arrived at for T N, and biases, resets and leaks as they happened. The paper knows no identity connections and no
