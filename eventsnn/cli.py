@@ -512,8 +512,7 @@ def energy(
     record = _priced(run)
     found, network, samples = record.run, record.network, record.run["input"]["samples"]
     chosen = table if table else [] if methods else costs.table_names()
-    seconds = None if tick is None else _seconds(tick)
-    accounts = [costs.account(found, network, t, input_macs=input_macs, tick_seconds=seconds) for t in chosen]
+    accounts = _accounts(record, chosen, tick, input_macs)
     rules = by_rule(found, network, record.emitted)
     if csv is not None:
         runs.save_text(report.conventions_csv(rules) if conventions else report.energy_csv(accounts), csv)
@@ -552,6 +551,14 @@ def _priced(run: Path) -> Record:
     ):
         raise ValueError(f"{run} was written by an older version, whose account has no operations; run it again")
     return record
+
+
+def _accounts(record: Record, tables: list[str], tick: str | None, input_macs: str) -> list[dict[str, Any]]:
+    """The run priced by every table."""
+    from eventsnn.energy import account
+
+    seconds = None if tick is None else _seconds(tick)
+    return [account(record.run, record.network, t, input_macs=input_macs, tick_seconds=seconds) for t in tables]
 
 
 @app.command()
@@ -622,16 +629,11 @@ def plot_energy(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="picture; default: energy.png in RUN")] = None,
 ) -> None:
     """Energy by layer and operation, a panel for each table."""
-    from eventsnn import energy as costs
     from eventsnn import plot, runs
 
     record = _priced(run)
-    seconds = None if tick is None else _seconds(tick)
-    accounts = [
-        costs.account(record.run, record.network, t, input_macs=input_macs, tick_seconds=seconds) for t in table
-    ]
     target = output or run / "energy.png"
-    runs.save_figure(plot.energy(record, accounts), target)
+    runs.save_figure(plot.energy(record, _accounts(record, table, tick, input_macs)), target)
     _show(str(target))
 
 
@@ -639,7 +641,7 @@ def plot_energy(
 def plot_heatmap(
     run: Annotated[Path, typer.Argument(help="run folder with recorded spikes, or of simulate --count sources")],
     population: Annotated[str, typer.Option(help="whose neurons")],
-    sample: Annotated[int | None, typer.Option(help="which sample; default: the sum of all")] = None,
+    sample: Annotated[int | None, typer.Option(help="which sample; default: the mean of all")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="picture; default: heatmap-POPULATION.png in RUN")
     ] = None,

@@ -43,7 +43,8 @@ class Record:
     population, (samples, ticks, *shape), NaN past the stop, or None. thresholds: by population, as far as it spikes and
     has potentials, a number or an array that broadcasts against its shape. emitted: by population, (samples, *shape)
     int64 events of every neuron, or None. fan_out: by connection, (*source shape) structural taps of one event of every
-    source neuron, or None. first: the index of the first sample held.
+    source neuron, or None. digest: (samples, populations) of the events, of a run in memory that recorded them, or None
+    (`inputs.digest`). first: the index of the first sample held.
     """
 
     run: Mapping[str, Any]
@@ -54,6 +55,7 @@ class Record:
     thresholds: Mapping[str, np.ndarray]
     emitted: Mapping[str, np.ndarray] | None = None
     fan_out: Mapping[str, np.ndarray] | None = None
+    digest: np.ndarray | None = None
     first: int = 0
 
 
@@ -103,7 +105,8 @@ def write(run: Run, folder: Path, facts: report.Facts) -> dict[str, Any]:
                 put(name, record.events[name])
             samples = np.arange(record.run["input"]["samples"] + 1)
             put("offsets", np.searchsorted(record.events["sample"], samples).astype(np.int64))
-            put("digest", _digest(run))
+            assert record.digest is not None
+            put("digest", record.digest)
     if record.emitted is not None:
         with _new_hdf5(folder, "sources.h5") as put:
             for name, array in record.emitted.items():
@@ -139,8 +142,9 @@ def describe(run: Run, facts: report.Facts | None = None, first: int = 0) -> Rec
         "potentials": [*(potentials or {})],
         "sources": [*(emitted or {})],
     }
-    if events is not None:
-        recorded["digest"] = hashlib.sha256(_digest(run).astype("<u8").tobytes()).hexdigest()
+    kept = None if run.events is None else digest(run.events, len(run.predictions), len(network.populations))
+    if kept is not None:
+        recorded["digest"] = hashlib.sha256(kept.astype("<u8").tobytes()).hexdigest()
     return Record(
         run={**report.summary(run, facts), "recorded": recorded},
         network=_network(run, facts),
@@ -150,6 +154,7 @@ def describe(run: Run, facts: report.Facts | None = None, first: int = 0) -> Rec
         thresholds={name: thresholds[name] for name in potentials or {} if name in thresholds},
         emitted=emitted,
         fan_out=None if emitted is None else _fan_out(run),
+        digest=kept,
         first=first,
     )
 
@@ -189,7 +194,7 @@ def read(folder: str | Path, sample: int | None = None) -> Record:
                 fan = {name: store.read(f"fan_out/{i}") for i, name in enumerate(names)}
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder} is damaged: {error} is missing or of another kind") from None
-    return Record(run, network, trace, events, potentials, thresholds, emitted, fan, sample or 0)
+    return Record(run, network, trace, events, potentials, thresholds, emitted, fan, first=sample or 0)
 
 
 def save_run(
@@ -224,24 +229,25 @@ def read_timing(folder: str | Path) -> dict[str, Any]:
 
 def save_text(text: str, path: Path) -> None:
     """Write a text under a temporary name, then rename it: no half-written file."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
+    with _renamed(path, "") as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_figure(figure: Any, path: Path) -> None:
     """Save a matplotlib figure under a temporary name, then rename it: no half-written picture."""
+    with _renamed(path, "figure ") as temporary:
+        figure.savefig(temporary)
+
+
+@contextmanager
+def _renamed(path: Path, what: str) -> Iterator[Path]:
+    """A temporary name beside `path`, with its suffix, which becomes `path` when the body is done."""
     temporary = path.with_name(f".{path.name}.part{path.suffix}")
     try:
-        figure.savefig(temporary)
+        yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise ValueError(f"figure {path} cannot be written: {error.strerror}") from None
+        raise ValueError(f"{what}{path} cannot be written: {error.strerror}") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -284,11 +290,6 @@ def _network(run: Run, facts: report.Facts) -> dict[str, Any]:
             for c in network.connections
         ],
     }
-
-
-def _digest(run: Run) -> np.ndarray:
-    assert run.events is not None
-    return digest(run.events, len(run.predictions), len(run.network.populations))
 
 
 def _emitted(run: Run) -> dict[str, np.ndarray] | None:
