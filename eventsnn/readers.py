@@ -478,10 +478,18 @@ def _read_cifar(path: Path, network: Network, keys: str | None, layout: str | No
     else:
         files = _batches(path, keys)
         sha256 = _folder_hash(files, path)
-    batches = [_binary_batch(f) if _cifar_kind(f) == "binary" else _python_batch(f) for f in files]
-    images = np.concatenate([images for images, _ in batches])
-    labels = np.concatenate([labels for _, labels in batches])
+    images, labels = _joined(files)
     return Samples(arrange_images(images, network, "chw"), labels, path.name, sha256)
+
+
+def cifar_folder(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 3, 32, 32) uint8 and labels (N,) int64 of an ordinary CIFAR folder's "train" or "test" split."""
+    return _joined(_batches(folder, split))
+
+
+def _joined(files: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+    batches = [_binary_batch(f) if _cifar_kind(f) == "binary" else _python_batch(f) for f in files]
+    return np.concatenate([images for images, _ in batches]), np.concatenate([labels for _, labels in batches])
 
 
 def _batches(folder: Path, split: str | None) -> list[Path]:

@@ -37,10 +37,13 @@ sys.path.insert(0, str(ROOT))  # models are named from here, "tools.modules:digi
 
 import eventsnn as es  # noqa: E402
 from eventsnn import layouts  # noqa: E402
-from eventsnn.import_torch import load_checkpoint  # noqa: E402
+from eventsnn.import_torch import NORMALISATIONS, load_checkpoint  # noqa: E402
 from eventsnn.report import predictions_by_tick, wilson  # noqa: E402
 from eventsnn.watchdog import parse_policy  # noqa: E402
-from tools.modules import spikes  # noqa: E402
+from tools import samples  # noqa: E402
+from tools.losses import anytime, rcs_activations, rcs_spiking, tet  # noqa: E402
+from tools.modules import Watched, ends_in_neurons, neurons, running, spikes  # noqa: E402
+from tools.samples import Samples  # noqa: E402
 
 GAPS = range(1, 7)  # the spike-gap cutoffs that --folds compares
 
@@ -49,18 +52,26 @@ GAPS = range(1, 7)  # the spike-gap cutoffs that --folds compares
 
 @dataclass(frozen=True)
 class Data:
-    """source: "digits". held_out: how many of the last samples are only measured on. folds: of `--folds`."""
+    """source: "digits", "cifar10" or "events".
+
+    held_out, folds: of the digits, how many of the last are only measured on, and the folds of `--folds`. path: a CIFAR
+    folder, or the file of events. tick_us: of events, the length of a tick. normalise: "" or "cifar10".
+    """
 
     source: str
-    held_out: int
-    folds: int
+    held_out: int = 0
+    folds: int = 0
+    path: str = ""
+    tick_us: int = 0
+    normalise: str = ""
 
 
 @dataclass(frozen=True)
 class Augment:
     """How training images are moved, each drawn evenly from -value to +value. rotate: degrees. shift: pixels.
 
-    noise: standard deviation added to pixels of 0..1, which are then clipped.
+    noise: standard deviation added to pixels of 0..1, which are then clipped. crop: pixels that an image is moved at
+    most, whole ones, drawn evenly. flip: whether every second image is mirrored. cutout: side of a grey square.
     """
 
     rotate: float = 0.0
@@ -68,24 +79,36 @@ class Augment:
     shear: float = 0.0
     shift: float = 0.0
     noise: float = 0.0
+    crop: int = 0
+    flip: bool = False
+    cutout: int = 0
 
 
 @dataclass(frozen=True)
 class Stage:
-    """kind: "quantised" trains the activations, "spiking" the neurons they stand for, over `ticks`.
+    """kind: "relu" trains plain ReLUs, "quantised" the activations, "spiking" the neurons, over `ticks`.
 
-    The loss is the cross-entropy of `sharpness` x output spike counts; when spiking, its mean over the counts up to
-    each tick, plus `rate_penalty` x the sum over hidden layers of the spikes per neuron and tick. The learning rate
-    rises over a tenth of the steps and falls to 0 as a cosine. Weight decay leaves thresholds and norms alone.
+    loss: of a network whose last layer is linear, "cross_entropy" of its (mean) output; when spiking also "anytime", its
+    mean over the means up to each tick, or "tet". Of a network that ends in neurons, the cross-entropy of `sharpness` x
+    output spike counts; when spiking, its mean over the counts up to each tick. To it come `rate_penalty` x the sum over
+    hidden layers of the spikes per neuron and tick, and `rcs` x the RCS regulariser. optimiser: "adamw", or "sgd" with
+    momentum 0.9. The learning rate rises over `warmup` of the steps and falls to 0 as a cosine. Weight decay leaves
+    thresholds and norms alone. percentile: sets the thresholds to this percentile of the positive inputs they get, at
+    the beginning of the stage.
     """
 
     kind: str
     epochs: int
     learning_rate: float
     weight_decay: float
-    ticks: int
-    sharpness: float
+    ticks: int = 0
+    sharpness: float = 1.0
     rate_penalty: float = 0.0
+    loss: str = "cross_entropy"
+    optimiser: str = "adamw"
+    rcs: float = 0.0
+    warmup: float = 0.1
+    percentile: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,14 +116,18 @@ class Export:
     """Files to write: the state dict, the eventsnn network, the held-out samples, and the card that describes them."""
 
     state: str
-    network: str
-    held_out: str
-    card: str
+    network: str = ""
+    held_out: str = ""
+    card: str = ""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training. model: "module:factory" of an `nn.Sequential` ending in a QCFS. ticks, cutoff: of the network."""
+    """A training. model: "module:factory" of a network of `tools.modules.Neuron`s. ticks, cutoff: of the network.
+
+    start: a state dict to begin from, of another recipe. precision: "float32", or "bfloat16" for convolutions and
+    products while training, with compiled elementwise steps.
+    """
 
     name: str
     model: str
@@ -108,12 +135,14 @@ class Recipe:
     threads: int
     batch: int
     ticks: int
-    cutoff: str
     checkpoint: str
     data: Data
     augment: Augment
     stages: tuple[Stage, ...]
     export: Export
+    cutoff: str = "fixed"
+    start: str = ""
+    precision: str = "float32"
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -161,7 +190,11 @@ def _value(kind: Any, value: Any, name: str) -> Any:
 
 
 def _check(recipe: Recipe) -> None:
-    least = {"threads": 1, "batch": 2, "ticks": 1, "data.held_out": 1, "data.folds": 2}
+    least = {"threads": 1, "batch": 2, "ticks": 1}
+    if recipe.data.source == "digits":
+        least |= {"data.held_out": 1, "data.folds": 2}
+    if recipe.data.source == "events":
+        least |= {"data.tick_us": 1}
     for name, low in least.items():
         value = recipe
         for part in name.split("."):
@@ -170,37 +203,71 @@ def _check(recipe: Recipe) -> None:
             raise ValueError(f"{name!r} is {value}, wanted {low} or more")
     if recipe.seed < 0:
         raise ValueError(f"'seed' is {recipe.seed}, wanted 0 or more")
-    if recipe.data.source != "digits":
-        raise ValueError(f"'data.source' is {recipe.data.source!r}, wanted 'digits'")
+    _choose("data.source", recipe.data.source, "digits", "cifar10", "events")
+    _choose("data.normalise", recipe.data.normalise, "", "cifar10")
+    _choose("precision", recipe.precision, "float32", "bfloat16")
     if not recipe.stages:
         raise ValueError("'stages' is empty, wanted at least one table headed [[stages]]")
     for stage in recipe.stages:
-        if stage.kind not in ("quantised", "spiking"):
-            raise ValueError(f"'stages.kind' is {stage.kind!r}, wanted 'quantised' or 'spiking'")
-        for name in ("epochs", "ticks", "learning_rate", "sharpness"):
+        _choose("stages.kind", stage.kind, "relu", "quantised", "spiking")
+        _choose("stages.loss", stage.loss, "cross_entropy", *(("anytime", "tet") if stage.kind == "spiking" else ()))
+        _choose("stages.optimiser", stage.optimiser, "adamw", "sgd")
+        names = ("epochs", "learning_rate", "sharpness", *(() if stage.kind == "relu" else ("ticks",)))
+        for name in names:
             if not getattr(stage, name) > 0:
                 raise ValueError(f"'stages.{name}' is {getattr(stage, name)}, wanted more than 0")
+        if not 0 < stage.warmup < 1:
+            raise ValueError(f"'stages.warmup' is {stage.warmup}, wanted a share between 0 and 1")
     parse_policy(recipe.cutoff)
+
+
+def _choose(name: str, value: str, *wanted: str) -> None:
+    if value not in wanted:
+        *most, last = (repr(each) for each in wanted)
+        raise ValueError(f"{name!r} is {value!r}, wanted {', '.join(most)}{' or ' if most else ''}{last}")
 
 
 # ------------------------------------------------------------------------------------------------------------ samples
 
 
-def load_digits() -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's digits in its order: images (1797, 8, 8) uint8, its 0..16 spread over 0..255; labels uint8."""
-    from sklearn import datasets
-
-    found = datasets.load_digits()
-    return np.rint(found.images * (255 / 16)).astype(np.uint8), found.target.astype(np.uint8)
+def load(recipe: Recipe) -> tuple[Samples, Samples]:
+    """What the recipe trains on, and what is held out."""
+    if recipe.data.source == "digits":
+        return samples.digits(recipe.data.held_out)
+    if recipe.data.source == "cifar10":
+        return samples.cifar10(recipe.data.path)
+    return samples.events(recipe.data.path, recipe.ticks, recipe.data.tick_us)
 
 
 def as_tensor(images: np.ndarray) -> Tensor:
-    """(N, 1, H, W) float32, exactly what eventsnn makes of uint8 images (N, H, W)."""
-    return torch.from_numpy(images.astype(np.float32) / np.float32(255)).unsqueeze(1)
+    """float32 in 0..1, exactly what eventsnn makes of uint8 images; (N, H, W) becomes (N, 1, H, W).
+
+    Frames of events (N, ticks, C, H, W) are counts and stay so.
+    """
+    if images.ndim == 5:
+        return torch.from_numpy(images.astype(np.float32))
+    x = torch.from_numpy(images.astype(np.float32) / np.float32(255))
+    return x.unsqueeze(1) if x.ndim == 3 else x
+
+
+def normalised(x: Tensor, how: str) -> Tensor:
+    """Images of 0..1 as the network wants them. how: "" or "cifar10"."""
+    if not how:
+        return x
+    mean, std = (torch.tensor(values, device=x.device).reshape(-1, 1, 1) for values in NORMALISATIONS[how])
+    return (x - mean) / std
 
 
 def augmented(images: Tensor, how: Augment, generator: torch.Generator) -> Tensor:
-    """The images, each moved and made noisy in its own way. images: (N, C, H, W) of 0..1."""
+    """The images, each changed in its own way. images: (N, C, H, W) of 0..1, or frames (N, ticks, C, H, W)."""
+    if how.flip:
+        images = torch.where(_each(torch.rand(len(images), generator=generator) < 0.5, images), images.flip(-1), images)
+    if how.crop:
+        images = _moved(images, how.crop, generator)
+    if how.cutout:
+        images = _cut_out(images, how.cutout, generator)
+    if not any((how.rotate, how.scale, how.shear, how.shift, how.noise)):
+        return images
     count, _, height, width = images.shape
 
     def draw(most: float) -> Tensor:
@@ -215,10 +282,34 @@ def augmented(images: Tensor, how: Augment, generator: torch.Generator) -> Tenso
     return (moved + how.noise * torch.randn(moved.shape, generator=generator)).clamp(0, 1)
 
 
+def _each(values: Tensor, images: Tensor) -> Tensor:
+    return values.reshape(-1, *(1 for _ in images.shape[1:]))
+
+
+def _moved(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Each image moved by whole pixels, at most `most` down and across; what comes in is 0."""
+    height, width = images.shape[-2:]
+    padded = functional.pad(images.flatten(1, -3), (most, most, most, most))
+    down, across = torch.randint(0, 2 * most + 1, (2, len(images)), generator=generator)
+    rows = (down[:, None] + torch.arange(height))[:, None, :, None]
+    columns = (across[:, None] + torch.arange(width))[:, None, None, :]
+    which, channel = torch.arange(len(images)).reshape(-1, 1, 1, 1), torch.arange(padded.shape[1]).reshape(1, -1, 1, 1)
+    return padded[which, channel, rows, columns].reshape(images.shape)
+
+
+def _cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Each image with a grey square around a point drawn evenly; it may reach over the border (Cutout)."""
+    height, width = images.shape[-2:]
+    y, x = (torch.randint(0, size, (len(images), 1), generator=generator) for size in (height, width))
+    rows = (torch.arange(height) - y + side // 2).floor_divide(side) == 0
+    columns = (torch.arange(width) - x + side // 2).floor_divide(side) == 0
+    return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], torch.tensor(0.5), images)
+
+
 # ----------------------------------------------------------------------------------------------------------- training
 
 
-def new_network(recipe: Recipe) -> nn.Sequential:
+def new_network(recipe: Recipe) -> nn.Module:
     """The recipe's model with its first weights."""
     place, _, name = recipe.model.partition(":")
     try:
@@ -226,7 +317,13 @@ def new_network(recipe: Recipe) -> nn.Sequential:
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"model {recipe.model!r} cannot be imported: {error}") from None
     torch.manual_seed(recipe.seed)
-    return factory()
+    network = factory()
+    if recipe.start:
+        path = ROOT / recipe.start
+        if not path.exists():
+            raise ValueError(f"'start' is {recipe.start!r}, which is not there; run the recipe that writes it first")
+        network.load_state_dict(load_checkpoint(path))
+    return network
 
 
 def train(
@@ -236,14 +333,18 @@ def train(
     checkpoint: Path,
     device: str = "cpu",
     tell: Callable[[Stage, int, float], None] | None = None,
-) -> tuple[nn.Sequential, float]:
+) -> tuple[nn.Module, float]:
     """The trained network, on the CPU and in evaluation mode, and the seconds its training took in all.
 
     images: (N, H, W) uint8. checkpoint: written after every epoch, before tell(stage, epochs done in it, loss); when
     it is there, training goes on from it. Raises ValueError when it belongs to another training.
     """
     network = new_network(recipe).to(device)
-    x, y = as_tensor(images), torch.from_numpy(labels.astype(np.int64))
+    if recipe.precision == "bfloat16":
+        network = network.to(memory_format=torch.channels_last)
+        for layer in neurons(network):
+            layer.compiled = True
+    x, y = torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
     fingerprint = _fingerprint(recipe, images, labels)
     saved = _resume(checkpoint, fingerprint)
     done, spent = (saved["done"], saved["seconds"]) if saved else (0, 0.0)
@@ -256,6 +357,8 @@ def train(
     for s, epoch in plan[done:]:
         stage = recipe.stages[s]
         if optimiser is None or epoch == 0:
+            if epoch == 0 and stage.percentile:
+                _set_thresholds(network, recipe, stage.percentile, x, device)
             optimiser = _optimiser(network, stage)
             if saved and epoch > 0:
                 optimiser.load_state_dict(saved["optimiser"])
@@ -269,7 +372,7 @@ def train(
 
 
 def _epoch(
-    network: nn.Sequential,
+    network: nn.Module,
     optimiser: torch.optim.Optimizer,
     recipe: Recipe,
     s: int,
@@ -286,8 +389,10 @@ def _epoch(
     total = 0.0
     for b, batch in enumerate(batches):
         for group in optimiser.param_groups:
-            group["lr"] = stage.learning_rate * _warmth((epoch + b / len(batches)) / stage.epochs)
-        loss = _loss(network, stage, augmented(x[batch], recipe.augment, generator).to(device), y[batch].to(device))
+            group["lr"] = stage.learning_rate * _warmth((epoch + b / len(batches)) / stage.epochs, stage.warmup)
+        moved = augmented(as_tensor(x[batch].numpy()), recipe.augment, generator).to(device)
+        with _precision(recipe, device):
+            loss = _loss(network, stage, _prepared(moved, recipe), y[batch].to(device))
         if not torch.isfinite(loss):
             raise ValueError(f"the loss is {loss.item()} in epoch {epoch + 1} of stage {s + 1}; lower 'learning_rate'")
         optimiser.zero_grad()
@@ -297,31 +402,75 @@ def _epoch(
     return total / len(x)
 
 
-def _loss(network: nn.Sequential, stage: Stage, x: Tensor, y: Tensor) -> Tensor:
-    if stage.kind == "quantised":
-        counts = network(x) / network[-1].threshold * stage.ticks
-        return functional.cross_entropy(stage.sharpness * counts, y)
-    emitted, _ = spikes(network, x, stage.ticks)
-    counts = emitted[-1].cumsum(0)
+def _precision(recipe: Recipe, device: str) -> Any:
+    return torch.autocast(device, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+
+
+def _prepared(x: Tensor, recipe: Recipe) -> Tensor:
+    """Images of 0..1, or frames, as the network takes them; frames become one batch a tick, (ticks * N, C, H, W)."""
+    x = normalised(x, recipe.data.normalise)
+    if x.ndim == 5:
+        x = x.transpose(0, 1).flatten(0, 1)
+    return x.contiguous(memory_format=torch.channels_last) if recipe.precision == "bfloat16" else x
+
+
+def _set_thresholds(network: nn.Module, recipe: Recipe, percentile: float, x: Tensor, device: str) -> None:
+    """Thresholds to a percentile of the positive inputs of each layer, running as ReLUs, over 512 training images."""
+    network.eval()
+    with torch.no_grad(), running(network, watch=True, rectify=True):
+        network(_prepared(as_tensor(x[:512].numpy()).to(device), recipe))
+        for layer in neurons(network):
+            positive = np.asarray(layer.watched.membranes.float().cpu())
+            layer.threshold.fill_(float(np.percentile(positive[positive > 0], percentile)))
+
+
+def _loss(network: nn.Module, stage: Stage, x: Tensor, y: Tensor) -> Tensor:
+    ticks = stage.ticks if stage.kind == "spiking" else 0
+    watch = stage.rcs > 0 or stage.rate_penalty > 0 or ends_in_neurons(network)
+    with running(network, ticks=ticks, samples=len(y), watch=watch, rectify=stage.kind == "relu"):
+        outputs = network(x).float()
+        watched = [layer.watched for layer in neurons(network)]
+    outputs = outputs.unflatten(0, (ticks, len(y))) if ticks else outputs
+    if ends_in_neurons(network):
+        return _counted_loss(network, stage, outputs, watched, y)
+    if not ticks:
+        loss = functional.cross_entropy(outputs, y)
+    elif stage.loss == "cross_entropy":
+        loss = functional.cross_entropy(outputs.mean(0), y)
+    else:
+        loss = {"anytime": anytime, "tet": tet}[stage.loss](outputs, y)
+    if stage.rate_penalty:
+        loss = loss + stage.rate_penalty * sum(layer.spikes.mean() for layer in watched)
+    if stage.rcs:
+        loss = loss + stage.rcs * (rcs_spiking if ticks else rcs_activations)(watched, outputs, y)
+    return loss
+
+
+def _counted_loss(network: nn.Module, stage: Stage, outputs: Tensor, watched: list[Watched], y: Tensor) -> Tensor:
+    if stage.kind != "spiking":
+        return functional.cross_entropy(stage.sharpness * (outputs / network[-1].threshold * stage.ticks), y)
+    counts = watched[-1].spikes.cumsum(0)
     loss = functional.cross_entropy((stage.sharpness * counts).flatten(0, 1), y.repeat(stage.ticks))
-    return loss + stage.rate_penalty * sum(layer.mean() for layer in emitted[:-1])
+    return loss + stage.rate_penalty * sum(layer.spikes.mean() for layer in watched[:-1])
 
 
-def _warmth(part: float) -> float:
+def _warmth(part: float, warmup: float) -> float:
     """Share of the learning rate when `part` of a stage is done."""
-    return part / 0.1 if part < 0.1 else 0.5 * (1 + math.cos(math.pi * (part - 0.1) / 0.9))
+    return part / warmup if part < warmup else 0.5 * (1 + math.cos(math.pi * (part - warmup) / (1 - warmup)))
 
 
 def _optimiser(network: nn.Module, stage: Stage) -> torch.optim.Optimizer:
     weights = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": stage.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if stage.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=stage.learning_rate, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups, lr=stage.learning_rate)
 
 
 def _fingerprint(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> str:
     """What the weights depend on: another recipe or other samples must not go on from this checkpoint."""
-    what = (recipe.model, recipe.seed, recipe.batch, recipe.augment, recipe.stages)
+    what = (recipe.model, recipe.seed, recipe.batch, recipe.precision, recipe.augment, recipe.stages, recipe.data)
     found = hashlib.sha256(repr(what).encode())
     found.update(np.ascontiguousarray(images).tobytes())
     found.update(np.ascontiguousarray(labels).tobytes())
@@ -349,7 +498,7 @@ def _save(content: dict[str, Any], path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- measuring
 
 
-def stepped(network: nn.Sequential, images: np.ndarray, labels: np.ndarray, ticks: int) -> es.Trace:
+def stepped(network: nn.Module, images: np.ndarray, labels: np.ndarray, ticks: int) -> es.Trace:
     """What the output neurons did, stepped in PyTorch: a trace that `es.replay` asks any cutoff about."""
     with torch.no_grad():
         emitted, margins = spikes(network, as_tensor(images), ticks)
@@ -404,7 +553,7 @@ def pooled(traces: list[es.Trace]) -> es.Trace:
 # ---------------------------------------------------------------------------------------------------------- exporting
 
 
-def save_state(recipe: Recipe, network: nn.Sequential, seconds: float, device: str) -> None:
+def save_state(recipe: Recipe, network: nn.Module, seconds: float, device: str) -> None:
     """Write the trained state dict, and beside it what is known about its training, as numbers and text."""
     from sklearn import __version__ as sklearn_version
 
@@ -555,20 +704,22 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError("device is cuda, but PyTorch finds none here; leave --device out")
         recipe = read_recipe(options.recipe)
         torch.set_num_threads(recipe.threads)
-        images, labels = load_digits()
-        known = len(labels) - recipe.data.held_out
+        known, held_out = load(recipe)
         if options.folds:
-            _fold_up(recipe, images[:known], labels[:known], options.device)
+            if recipe.data.folds < 2:
+                raise ValueError(f"{options.recipe} has no 'data.folds', so there is nothing to cross-validate")
+            _fold_up(recipe, known.images, known.labels, options.device)
             return 0
         if not options.export:
             with _progress(recipe, 1) as tell:
                 checkpoint = ROOT / recipe.checkpoint
-                network, seconds = train(recipe, images[:known], labels[:known], checkpoint, options.device, tell)
+                network, seconds = train(recipe, known.images, known.labels, checkpoint, options.device, tell)
             save_state(recipe, network, seconds, options.device)
-        converted = export(recipe, images[known:], labels[known:])
-        rows = write_card(recipe, options.recipe, converted)
-        print("wrote", *(getattr(recipe.export, field.name) for field in fields(Export)))
-        print(rows)
+        print("wrote", recipe.export.state)
+        if recipe.export.network:
+            converted = export(recipe, held_out.images, held_out.labels)
+            rows = write_card(recipe, options.recipe, converted)
+            print(rows)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -595,7 +746,7 @@ def _fold_up(recipe: Recipe, images: np.ndarray, labels: np.ndarray, device: str
 
 @contextmanager
 def _progress(recipe: Recipe, trainings: int) -> Iterator[Callable[[Stage, int, float], None]]:
-    """Progress on stderr: a bar on a terminal, else nothing. A resumed training starts where it stands."""
+    """Progress on stderr: a bar on a terminal, else a line an epoch. A resumed training starts where it stands."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -606,6 +757,8 @@ def _progress(recipe: Recipe, trainings: int) -> Iterator[Callable[[Stage, int, 
         task = bar.add_task(recipe.name, total=epochs * trainings)
 
         def tell(stage: Stage, epoch: int, loss: float) -> None:
+            if not console.is_terminal:
+                print(f"{recipe.name}, {stage.kind} epoch {epoch} of {stage.epochs}, loss {loss:.4f}", file=sys.stderr)
             bar.update(task, advance=1, description=f"{recipe.name}, {stage.kind} epoch {epoch}, loss {loss:.3f}")
 
         yield tell

@@ -1,0 +1,81 @@
+"""What trainings minimise: TET's loss, and the RCS regulariser of the cutoff paper in both its forms.
+
+`../shared` style numbers in brackets are sections of the papers' methods: TET is Deng et al. (ICLR 2022), RCS is Wu et
+al. (arXiv 2301.09522), read in the authors' published code.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tools.modules import Watched
+
+TAIL = 0.3  # of the ticks, the last: where the eventual response is taken, and where the answer has to be right
+SMALL = 1e-5
+
+
+def tet(outputs: Tensor, labels: Tensor, share: float = 1e-3, level: float = 1.0) -> Tensor:
+    """(1 - share) x the mean over ticks of the cross-entropy of each tick's output + share x its distance from level.
+
+    outputs: (ticks, N, classes), of each tick alone, not summed. labels: (N,).
+    """
+    entropy = functional.cross_entropy(outputs.flatten(0, 1), labels.repeat(len(outputs)))
+    return (1 - share) * entropy + share * (outputs - level).square().mean()
+
+
+def anytime(outputs: Tensor, labels: Tensor) -> Tensor:
+    """The mean over ticks of the cross-entropy of the mean output so far. outputs: (ticks, N, classes), not summed."""
+    ticks = torch.arange(1, len(outputs) + 1, device=outputs.device).reshape(-1, 1, 1)
+    return functional.cross_entropy((outputs.cumsum(0) / ticks).flatten(0, 1), labels.repeat(len(outputs)))
+
+
+def rcs_activations(watched: list[Watched], outputs: Tensor, labels: Tensor) -> Tensor:
+    """RCS for a network of activations: mean over layers of the worst correct sample's max / root mean square.
+
+    For each layer and sample n: (largest ReLU(x) of the batch and layer) / sqrt(mean over (C, H, W) of ReLU(x_n)^2 +
+    1e-5). Samples whose answer is wrong count as 0. outputs: (N, classes). labels: (N,). A scalar.
+    """
+    right = (outputs.detach().argmax(-1) == labels).float()
+
+    def value(x: Tensor, highest: Tensor) -> Tensor:
+        return highest / (functional.relu(x.float()).square().flatten(1).mean(1) + SMALL).sqrt()
+
+    total = outputs.new_zeros((), dtype=torch.float32)
+    for layer in watched:
+        x = layer.membranes
+        # only one sample and one activation carry a gradient, so only they are differentiated
+        with torch.no_grad():
+            place = x.reshape(-1).argmax()
+            worst = (right * value(x, functional.relu(x.reshape(-1)[place].float()))).argmax()
+        highest = functional.relu(x.reshape(-1)[place].float())
+        total = total + right[worst] * value(x[worst : worst + 1], highest)[0]
+    return total / len(watched)
+
+
+def rcs_spiking(watched: list[Watched], outputs: Tensor, labels: Tensor) -> Tensor:
+    """RCS for spiking neurons: mean over layers of the worst correct sample's 1 / (mean over ticks of cosine + 1e-5).
+
+    The cosine is between the response r(t) = s(t) + ReLU(u(t)), u after its reset in units of the threshold, and the
+    mean response of the last 30 % of the ticks, which carries no gradient; below 4 ticks that is the mean of all. A
+    sample counts when every one of these last ticks' outputs, each for itself, is right. outputs: (ticks, N, classes),
+    of each tick alone. labels: (N,). A scalar.
+    """
+    tail = int(TAIL * len(outputs))  # 0 means all, as a slice from -0 does
+    right = (outputs[-tail:].detach().argmax(-1) == labels).all(0).float()
+
+    def value(spikes: Tensor, membranes: Tensor, threshold: Tensor | float) -> Tensor:
+        response = (spikes + functional.relu(membranes / threshold)).flatten(2)
+        wanted = response.detach()[-tail:].mean(0)
+        norms = (response.square().sum(2) + SMALL).sqrt() * (wanted.square().sum(1) + SMALL).sqrt()
+        return 1 / (((response * wanted).sum(2) / norms).mean(0) + SMALL)
+
+    total = outputs.new_zeros((), dtype=torch.float32)
+    for spikes, membranes, threshold in watched:
+        assert spikes is not None
+        with torch.no_grad():  # only the worst sample carries a gradient, so only it is differentiated
+            worst = (right * value(spikes, membranes, threshold)).argmax()
+        one = slice(int(worst), int(worst) + 1)
+        total = total + right[worst] * value(spikes[:, one], membranes[:, one], threshold)[0]
+    return total / len(watched)

@@ -1,0 +1,108 @@
+"""Samples to train and measure on: scikit-learn's digits, CIFAR-10, and event recordings as one frame a tick.
+
+CIFAR-10 is read from an ordinary folder (`cifar-10-batches-py` or `-bin`) or from the packed copy that `EVENTSNN_DATA`
+names (its `data/cifar10.npz`); events from HDF5 files with `t x y p offsets labels split`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+KNOWN = 45_000  # CIFAR-10's first training images: what is trained, tuned and calibrated on
+
+
+@dataclass(frozen=True)
+class Samples:
+    """images: (N, H, W), (N, C, H, W) or, one frame a tick, (N, T, C, H, W); uint8. labels: (N,) uint8."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __getitem__(self, part: slice) -> Samples:
+        return Samples(self.images[part], self.labels[part])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def data_folder() -> Path:
+    """The folder of evaluation data: EVENTSNN_DATA, else `../shared` beside the project."""
+    return Path(os.environ.get("EVENTSNN_DATA", ROOT.parent / "shared")) / "data"
+
+
+def digits(held_out: int) -> tuple[Samples, Samples]:
+    """scikit-learn's digits in its order, its 0..16 spread over 0..255; the last `held_out` apart."""
+    from sklearn import datasets
+
+    found = datasets.load_digits()
+    images, labels = np.rint(found.images * (255 / 16)).astype(np.uint8), found.target.astype(np.uint8)
+    everything = Samples(images, labels)
+    return everything[: len(labels) - held_out], everything[len(labels) - held_out :]
+
+
+def cifar10(path: str = "") -> tuple[Samples, Samples]:
+    """CIFAR-10, images (N, 3, 32, 32): the 45,000 first training images, and those held out.
+
+    Held out are the last 5,000 training images, then the test images: all of an ordinary folder named by path, or the
+    1,000 of the packed copy that are pixel-exact.
+    """
+    if path:
+        return _ordinary(Path(path))
+    folder = data_folder()
+    with np.load(_found(folder / "cifar10.npz")) as first, np.load(_found(folder / "cifar10_train_part2.npz")) as second:
+        images = np.concatenate([_decoded(first, "train"), _decoded(second, "train"), _decoded(first, "test_lossless")])
+        labels = np.concatenate([first["train_labels"], second["train_labels"], first["test_lossless_labels"]])
+    everything = Samples(images, labels)
+    return everything[:KNOWN], everything[KNOWN:]
+
+
+def _found(path: Path) -> Path:
+    if not path.exists():
+        raise ValueError(f"{path} is not there; set EVENTSNN_DATA, or give a CIFAR-10 folder as 'data.path'")
+    return path
+
+
+def _decoded(store: np.lib.npyio.NpzFile, split: str) -> np.ndarray:
+    from PIL import Image
+
+    blob, offsets = store[f"{split}_bytes"].tobytes(), store[f"{split}_offsets"]
+    parts = zip(offsets[:-1], offsets[1:], strict=True)
+    images = [np.asarray(Image.open(io.BytesIO(blob[low:high])).convert("RGB")) for low, high in parts]
+    return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
+
+
+def events(path: str, ticks: int, tick_us: int) -> tuple[Samples, Samples]:
+    """Recordings of an event camera as frames of event counts, (N, ticks, 2, H, W): those of split 0, then of split 1.
+
+    Tick k holds the events from k x tick_us on, later ones than the last tick are left out; counts stop at 255.
+    """
+    import h5py
+
+    file_path = Path(path) if Path(path).exists() else data_folder() / path
+    with h5py.File(_found(file_path)) as file:
+        t, x, y, p = (file[name][:] for name in "txyp")
+        offsets, labels, split = file["offsets"][:], file["labels"][:], file["split"][:]
+        height, width = int(file.attrs["sensor_height"]), int(file.attrs["sensor_width"])
+    sample = np.repeat(np.arange(len(labels)), np.diff(offsets))
+    tick = t // tick_us
+    kept = tick < ticks
+    shape = (len(labels), ticks, 2, height, width)
+    where = np.ravel_multi_index((sample[kept], tick[kept], p[kept], y[kept], x[kept]), shape)
+    counts = np.bincount(where, minlength=int(np.prod(shape))).reshape(shape)
+    frames = np.minimum(counts, 255).astype(np.uint8)
+    return Samples(frames[split == 0], labels[split == 0]), Samples(frames[split == 1], labels[split == 1])
+
+
+def _ordinary(folder: Path) -> tuple[Samples, Samples]:
+    """An ordinary CIFAR folder, its pickles read as `eventsnn.readers` reads them: arrays and numbers only."""
+    from eventsnn.readers import cifar_folder
+
+    (images, labels), (test_images, test_labels) = cifar_folder(folder, "train"), cifar_folder(folder, "test")
+    everything = Samples(np.concatenate([images, test_images]), np.concatenate([labels, test_labels]).astype(np.uint8))
+    return everything[:KNOWN], everything[KNOWN:]
