@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tools.modules import Watched
+from tools.modules import Watched, fused
 
 TAIL = 0.3  # of the ticks, the last: where the eventual response is taken, and where the answer has to be right
 SMALL = 1e-5
@@ -54,28 +54,32 @@ def rcs_activations(watched: list[Watched], outputs: Tensor, labels: Tensor) -> 
     return total / len(watched)
 
 
-def rcs_spiking(watched: list[Watched], outputs: Tensor, labels: Tensor) -> Tensor:
+def rcs_spiking(watched: list[Watched], outputs: Tensor, labels: Tensor, compiled: bool = False) -> Tensor:
     """RCS for spiking neurons: mean over layers of the worst correct sample's 1 / (mean over ticks of cosine + 1e-5).
 
     The cosine is between the response r(t) = s(t) + ReLU(u(t)), u after its reset in units of the threshold, and the
     mean response of the last 30 % of the ticks, which carries no gradient; below 4 ticks that is the mean of all. A
     sample counts when every one of these last ticks' outputs, each for itself, is right. outputs: (ticks, N, classes),
-    of each tick alone. labels: (N,). A scalar.
+    of each tick alone. labels: (N,). compiled: fuses the sums, equal up to rounding. A scalar.
     """
     tail = int(TAIL * len(outputs))  # 0 means all, as a slice from -0 does
     right = (outputs[-tail:].detach().argmax(-1) == labels).all(0).float()
-
-    def value(spikes: Tensor, membranes: Tensor, threshold: Tensor | float) -> Tensor:
-        response = (spikes + functional.relu(membranes / threshold)).flatten(2)
-        wanted = response.detach()[-tail:].mean(0)
-        norms = (response.square().sum(2) + SMALL).sqrt() * (wanted.square().sum(1) + SMALL).sqrt()
-        return 1 / (((response * wanted).sum(2) / norms).mean(0) + SMALL)
-
+    unevenness = fused(_unevenness) if compiled else _unevenness
     total = outputs.new_zeros((), dtype=torch.float32)
     for spikes, membranes, threshold in watched:
         assert spikes is not None
         with torch.no_grad():  # only the worst sample carries a gradient, so only it is differentiated
-            worst = (right * value(spikes, membranes, threshold)).argmax()
+            worst = (right * unevenness(spikes.detach(), membranes.detach(), threshold, tail)).argmax()
         one = slice(int(worst), int(worst) + 1)
-        total = total + right[worst] * value(spikes[:, one], membranes[:, one], threshold)[0]
+        total = total + right[worst] * _unevenness(spikes[:, one], membranes[:, one], threshold, tail)[0]
     return total / len(watched)
+
+
+def _unevenness(spikes: Tensor, membranes: Tensor, threshold: Tensor | float, tail: int) -> Tensor:
+    """1 / (mean over ticks of the cosine to the eventual response + 1e-5), for each sample."""
+    response = spikes + functional.relu(membranes / threshold)
+    wanted = response.detach()[-tail:].mean(0)
+    each = tuple(range(2, response.ndim))
+    lengths = (response.square().sum(each) + SMALL).sqrt()
+    length = (wanted.square().sum([d - 1 for d in each]) + SMALL).sqrt()
+    return 1 / (((response * wanted).sum(each) / (lengths * length)).mean(0) + SMALL)

@@ -442,7 +442,9 @@ def _loss(network: nn.Module, stage: Stage, x: Tensor, y: Tensor) -> Tensor:
     if stage.rate_penalty:
         loss = loss + stage.rate_penalty * sum(layer.spikes.mean() for layer in watched)
     if stage.rcs:
-        loss = loss + stage.rcs * (rcs_spiking if ticks else rcs_activations)(watched, outputs, y)
+        compiled = neurons(network)[0].compiled
+        rcs = rcs_spiking(watched, outputs, y, compiled) if ticks else rcs_activations(watched, outputs, y)
+        loss = loss + stage.rcs * rcs
     return loss
 
 
