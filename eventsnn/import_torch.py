@@ -28,7 +28,7 @@ from eventsnn.ledger import wilson
 from eventsnn.network import AdaptivePool, Connection, Network, Pool, Population, Shape, spread
 from eventsnn.neurons import COMPARATORS, IF, LIF, Input
 from eventsnn.torch_terms import Layer, Plan, carry, check_currents, draw, scaled
-from eventsnn.torch_trace import describe, first_line, forward, register
+from eventsnn.torch_trace import at_tick, describe, first_line, forward, register
 from eventsnn.watchdog import Fixed
 
 __all__ = ["conversion_check", "from_torch", "load_checkpoint", "register", "verify"]
@@ -114,7 +114,9 @@ def from_torch(
         ReLU networks are balanced: each population's threshold is the `percentile` of its non-zero activations over
         the images of `calibrate`, weights become W lambda_source / lambda and biases b / lambda, the threshold 1, with
         soft reset. Registered activations (QCFS) keep their own threshold, and what they emit is folded into the next
-        weights. Registered spiking modules are carried over as they are, one call being one tick.
+        weights. Registered spiking modules are carried over as they are, one call being one tick. Registered per-tick
+        norms (TEBN, BNTT) become the tables `scale` and `shift` of the connections in front of them, behind which a run
+        cannot go; where ReLUs or activations are balanced, such a norm is its mean over the ticks.
     example: a tensor or array (N, *input shape); only its shape counts.
     calibrate: images (N, *input shape), channels first: uint8 (divided by 255) or floats. Needed for ReLU and for
         readout="spikes". percentile 100 is lowered by 2^-20 of itself, or the largest activation would miss its own
@@ -125,7 +127,8 @@ def from_torch(
         threshold is the percentile of the positive outputs. A module that ends in neurons keeps them.
     comparator: "ge" or "gt", for ReLU, registered activations and spiking output neurons. v0: initial
         membrane of ReLU and output neurons, as a part of the threshold: "half", "zero" or a number.
-    ticks: the network's default run length. origin: further JSON values to remember (checkpoint, sha256).
+    ticks: the network's default run length; with per-tick norms at most, and if left out, the length of their tables.
+    origin: further JSON values to remember (checkpoint, sha256).
 
     Populations are called after the layer that drives them ("layer1.0.conv2"). Raises ValueError naming what cannot be
     carried over, and also when a converted layer does not reproduce the module's own values on a random input.
@@ -136,7 +139,7 @@ def from_torch(
     plan = draw(module, np.shape(example), readout)
     check_currents(plan)
     for layer in plan.layers.values():
-        if layer.kind == "spiking":
+        if layer.kind == "spiking" and not layer.multi_step:
             _probe(plan, layer)
 
     for layer in plan.layers.values():
@@ -149,6 +152,12 @@ def from_torch(
             raise ValueError(
                 f"{len(balanced)} layers ({balanced[0].name!r} first) need thresholds from data; give images with "
                 "calibrate="
+            )
+        whole = [layer for layer in plan.layers.values() if layer.multi_step]
+        if whole:
+            raise ValueError(
+                f"{describe(plan.root, whole[0].at)} takes all ticks in one call, so no images can be sent through the "
+                f"module to find the threshold of {balanced[0].name!r}; readout='sum' needs none for the output"
             )
         calibration = {"images": len(calibrate), "sha256": _content_hash(calibrate), "percentile": percentile}
         _balance(plan, balanced, calibrate, mean, std, percentile)
@@ -185,8 +194,9 @@ def conversion_check(
     for each neuron population in depth order, with `correlation` (Pearson, between the mean emission per tick, times
     what a spike stands for, and the activation, over all neurons of the first `layer_images` images at the longest
     run), `clipped` (share of the non-zero activations above the threshold, which no rate can express) and the
-    `threshold` in the module's unit; `first_below`: the first layer whose correlation is under `limit`, or None.
-    Raises ValueError for a module of stepped spiking neurons, which has no activations to compare with.
+    `threshold` in the module's unit; `first_below`: the first layer whose correlation is under `limit`, or None. In
+    `ann` and the activations a per-tick norm is its mean over the ticks of its tables.
+    Raises ValueError for a module of spiking neurons, which has no activations to compare with.
     """
     plan = _match(module, network)
     stepped = [layer.name for layer in plan.layers.values() if layer.kind == "spiking"]
@@ -199,7 +209,9 @@ def conversion_check(
     if not lengths or lengths[0] < 1:
         raise ValueError(f"run lengths are {list(ticks_list)}, wanted one or more whole numbers of ticks, 1 or more")
 
-    scores = np.concatenate([np.asarray(forward(plan.root, plan.graph, x)) for x in _batches(plan, network, images)])
+    norms = at_tick(plan.norms, None)
+    batches = _batches(plan, network, images)
+    scores = np.concatenate([np.asarray(forward(plan.root, plan.graph, x, norms)) for x in batches])
     right = int(np.sum(scores.reshape(len(scores), -1).argmax(1) == labels))
     ann = {"accuracy": right / len(labels), "interval": list(wilson(right, len(labels)))}
     snn = []
@@ -233,8 +245,10 @@ def verify(
     """The converted network against the module it came from, spike for spike.
 
     The module is stepped in PyTorch, its batch norms not folded, with its ReLUs and activations replaced by neurons
-    that emit their amplitude; spiking modules are stepped themselves. From the network it takes only the balanced
-    thresholds, the comparator and v0. simulate: `eventsnn.simulate`, run with dtype, on images (N, *input shape).
+    that emit their amplitude; spiking modules are stepped themselves, unless they take all ticks in one call: then the
+    neuron of their converter is. Per-tick norms are computed by their converters' tables. From the network it takes
+    only the balanced thresholds, the comparator and v0. simulate: `eventsnn.simulate`, run with dtype, on images
+    (N, *input shape).
 
     Returns JSON values: `spikes` (PyTorch's) and `differing` (sample, neuron, tick with another count) in all and for
     each of `populations`; `agreeing`: samples without any difference; `first`, one for each differing sample, the
@@ -428,7 +442,7 @@ def _balance(plan: Plan, layers: list[Layer], images: Any, mean: Any, std: Any, 
                 group[node][1].add(first.numpy().ravel())
 
         for x in _batches(plan, None, images, mean, std):
-            forward(plan.root, plan.graph, x, before=watch)
+            forward(plan.root, plan.graph, x, at_tick(plan.norms, None), before=watch)
         for layer, tail in group.values():
             value = tail.percentile(percentile) * (1 - 2.0**-20 if percentile == 100 else 1)
             if not math.isfinite(value):
@@ -502,10 +516,21 @@ def _assemble(plan: Plan, mean: Any, std: Any, ticks: int | None, notes: dict[st
                 weight = float(weight)
             op = replace(term.op, weight=weight)
             bias = None if term.bias is None else (term.bias / layer.unit).astype(dtype)
+            scale = None if term.scale is None else term.scale.astype(dtype)
+            shift = None if term.shift is None else (term.shift / layer.unit).astype(dtype)
             connections.append(
-                Connection(term.source, layer.name, op=op, before=term.before, after=term.after, bias=bias)
+                Connection(
+                    term.source,
+                    layer.name,
+                    op=op,
+                    before=term.before,
+                    after=term.after,
+                    bias=bias,
+                    scale=scale,
+                    shift=shift,
+                )
             )
-    return Network(
+    network = Network(
         populations=tuple(populations),
         connections=tuple(connections),
         output=plan.output,
@@ -515,6 +540,7 @@ def _assemble(plan: Plan, mean: Any, std: Any, ticks: int | None, notes: dict[st
         ticks=ticks,
         origin=notes,
     )
+    return network if ticks is not None else replace(network, ticks=network.max_ticks)
 
 
 def _match(module: Any, network: Network) -> Plan:
@@ -576,7 +602,7 @@ def _compare_rates(
     for begin in range(len(images)):  # one at a time: the events of a deep network fill memory
         part = images[begin : begin + 1]
         for x in _batches(plan, network, part):
-            forward(plan.root, plan.graph, x, after=watch)
+            forward(plan.root, plan.graph, x, at_tick(plan.norms, None), after=watch)
         run = simulate(network, part, ticks=ticks, watchdog=Fixed(), record="spikes")
         for layer in layers:
             events = run.events[run.events["population"] == _index(network, layer.name)]
@@ -710,7 +736,7 @@ def _step(plan: Plan, network: Network, images: Any, ticks: int, kind: Any, coun
         cell = cells[layer.name]
         spikes = cell.turn(current)
         given: Any = spikes.reshape(args[0].shape) * layer.amplitude
-        if layer.kind == "spiking":  # the module itself decides; our neuron is stepped along for its margin
+        if layer.kind == "spiking" and not layer.multi_step:  # it decides; our neuron is stepped along for its margin
             given = root.get_submodule(node.target)(*args)
             emitted = given[0] if isinstance(given, tuple) else given
             spikes = (emitted / layer.amplitude).round().reshape(spikes.shape)
@@ -740,7 +766,7 @@ def _step(plan: Plan, network: Network, images: Any, ticks: int, kind: Any, coun
 
     instead = {layer.at: functools.partial(fire, layer, layer.at) for n, layer in plan.layers.items() if n in cells}
     while tick < ticks:
-        scores = forward(root, plan.graph, x.clone(), instead)
+        scores = forward(root, plan.graph, x.clone(), at_tick(plan.norms, tick) | instead)
         result.scores = result.scores + (scores[0] if isinstance(scores, tuple) else scores)
         tick += 1
     result.scores = np.asarray(result.scores)
@@ -758,7 +784,8 @@ def _dense_events(run: Any, network: Network, name: str, samples: int, ticks: in
 def _rounding(network: Network, run: Any, images: Any, first: dict[str, Any], dtype: str) -> float:
     """8 n eps sum |terms| of the neuron in `first`, in units of its threshold: what its membrane may be off by.
 
-    The terms are all that reached the neuron up to that tick: |weight x value| of every event, biases, and resets.
+    The terms are all that reached the neuron up to that tick: |weight x value| of every event, times the largest factor
+    of a per-tick table so far, biases, and resets.
     """
     sample, until, name = first["sample"], first["tick"], first["population"]
     population = network[name]
@@ -786,8 +813,11 @@ def _rounding(network: Network, run: Any, images: Any, first: dict[str, Any], dt
         bias = None if c.bias is None else np.abs(c.bias.astype(np.float64)) * (until + 1)
         weight = np.abs(np.asarray(c.op.weight, np.float64))
         x = arrived.reshape(1, *source.shape)
-        sizes = replace(c, op=replace(c.op, weight=weight), bias=bias)
-        ones = replace(c, op=replace(c.op, weight=(weight > 0) * 1.0), bias=None)
+        so_far = slice(until + 1)
+        scale = None if c.scale is None else np.abs(c.scale[so_far], dtype=np.float64).max(0, keepdims=True)
+        shift = None if c.shift is None else np.abs(c.shift[so_far], dtype=np.float64).sum(0, keepdims=True)
+        sizes = replace(c, op=replace(c.op, weight=weight), bias=bias, scale=scale, shift=shift)
+        ones = replace(c, op=replace(c.op, weight=(weight > 0) * 1.0), bias=None, scale=None, shift=None)
         total += float(carry(sizes, x).ravel()[first["neuron"]])
         shares = [step.taps(shape).coefficient for step, shape in _pools(c, source.shape)]
         counted = float(carry(ones, (x > 0) * 1.0).ravel()[first["neuron"]]) / math.prod(s.min() for s in shares)

@@ -3,7 +3,8 @@
 Every value in the graph is a sum of *terms*, each of them the events of one population on their way through address
 maps and one weight operation: exactly what a `Connection` can say. A neuron ends a sum: it becomes a population with
 one connection for each term. A weight on top of a sum or of another weight needs a `Relay`; batch norm is folded into
-the term it follows. What has no such reading is refused by its name in the module.
+the term it follows, and a per-tick norm becomes the tables of its terms. What has no such reading is refused by its
+name in the module.
 
 Weights, biases and thresholds are in the module's own unit here; `import_torch` brings them to that of the spikes.
 """
@@ -36,6 +37,8 @@ from eventsnn.torch_trace import (
     ALIASES,
     ARGUMENTS,
     DEFAULTS,
+    TickNorm,
+    at_tick,
     converter_of,
     describe,
     first_line,
@@ -43,6 +46,7 @@ from eventsnn.torch_trace import (
     in_place,
     label_of,
     operation,
+    tick_norms,
     trace,
 )
 
@@ -54,6 +58,7 @@ class Term:
     """One summand of a value: the events of `source` through maps and one weight; values in the module's unit.
 
     Weights and biases are float64 here and multiply the value that the source has in the module, not its spikes.
+    scale, shift: per-tick tables (ticks, channels) applied last, as in a `Connection`; a shift takes the bias's place.
     """
 
     source: str
@@ -61,13 +66,15 @@ class Term:
     op: Operation = field(default_factory=Identity)
     after: tuple[AddressMap, ...] = ()
     bias: np.ndarray | None = None
+    scale: np.ndarray | None = None
+    shift: np.ndarray | None = None
     path: str | None = None  # of the layer that made the weight
 
     @property
     def open(self) -> bool:
         """Whether nothing but maps and a plain factor was applied, so that a weight can still follow."""
         plain = isinstance(self.op, Identity) and np.ndim(self.op.weight) == 0
-        return plain and not self.after and self.bias is None
+        return plain and not self.after and self.bias is None and self.scale is None and self.shift is None
 
     @property
     def bare(self) -> bool:
@@ -98,6 +105,7 @@ class Layer:
 
     at: the graph node that gives out what the layer does (a neuron, a max-pool, the output). current: its input in the
     sampled pass, a tensor. unit: what the current is divided by; amplitude: what one spike stands for in the module.
+    multi_step: whether a spiking module takes all ticks in one call, so that only the neuron can be stepped.
     """
 
     name: str
@@ -109,6 +117,7 @@ class Layer:
     neuron: Neuron | None = None
     unit: float = 1.0
     amplitude: float = 1.0
+    multi_step: bool = False
 
 
 @dataclass(eq=False)
@@ -122,6 +131,7 @@ class Plan:
     cells: dict[Any, _Cell]
     values: dict[Any, Any]  # of every node, for a random input and random neuron outputs
     inputs: dict[Any, Any]  # first argument of every node, the same
+    norms: dict[Any, TickNorm] = field(default_factory=dict)  # in the random pass they are those of tick 0
     folded: list[str] = field(default_factory=list)
     stepped: set[str] = field(default_factory=set)
     output: str = ""
@@ -147,9 +157,10 @@ def draw(module: Any, example_shape: Shape, readout: str) -> Plan:
     root, graph = trace(module)
     dtype = next((p.dtype for p in root.parameters() if p.dtype.is_floating_point), torch.float32)
     generator = torch.Generator().manual_seed(0)
-    values, inputs = _sample(root, graph, torch.randn(tuple(example_shape), generator=generator, dtype=dtype))
+    norms = tick_norms(root, graph)
+    values, inputs = _sample(root, graph, norms, torch.randn(tuple(example_shape), generator=generator, dtype=dtype))
     entrance = Layer("input", tuple(int(n) for n in example_shape[1:]), "input", (), None, None, Input())
-    plan = Plan(root, graph, dtype, {"input": entrance}, {}, values, inputs)
+    plan = Plan(root, graph, dtype, {"input": entrance}, {}, values, inputs, norms)
 
     for node in graph.nodes:
         if node.op == "placeholder":
@@ -168,10 +179,11 @@ def draw(module: Any, example_shape: Shape, readout: str) -> Plan:
     return plan
 
 
-def _sample(root: Any, graph: Any, x: Any) -> tuple[dict[Any, Any], dict[Any, Any]]:
+def _sample(root: Any, graph: Any, norms: dict[Any, TickNorm], x: Any) -> tuple[dict[Any, Any], dict[Any, Any]]:
     """Value and first argument of every node for one input, with random values in place of every neuron's output.
 
     So no spiking module is run and its state stays fresh, and every later layer sees values that are all different.
+    Per-tick norms are those of tick 0.
     """
     import torch
 
@@ -185,7 +197,7 @@ def _sample(root: Any, graph: Any, x: Any) -> tuple[dict[Any, Any], dict[Any, An
         return (value, value.clone()) if pair and node.op == "call_module" else value
 
     neurons = [node for node in graph.nodes if operation(root, node) in ("relu", "neuron")]
-    instead = {node: functools.partial(random, node) for node in neurons}
+    instead = at_tick(norms, 0) | {node: functools.partial(random, node) for node in neurons}
     keep = lambda value: value.clone() if isinstance(value, torch.Tensor) else value  # noqa: E731
     try:
         forward(
@@ -359,7 +371,7 @@ def _batch_norm(plan: Plan, node: Any, a: dict[str, Any]) -> Signal:
 
 
 def _affine(plan: Plan, node: Any, scale: np.ndarray, shift: np.ndarray) -> Signal:
-    """scale[c] x + shift[c], folded into every term (the shift into the first)."""
+    """scale[c] x + shift[c], folded into every term (the shift into the first); a table of shifts holds the bias."""
     signal = plan.signal(node.all_input_nodes[0])
     if any(isinstance(m, Subsample) and sum(m.channels) for term in signal.terms for m in term.after):
         _, signal = _only(plan, node)
@@ -372,16 +384,52 @@ def _affine(plan: Plan, node: Any, scale: np.ndarray, shift: np.ndarray) -> Sign
         else:
             op = replace(term.op, weight=term.op.weight * column)
         bias = None if term.bias is None else term.bias * scale.reshape(-1, *(1,) * (term.bias.ndim - 1))
-        terms.append(replace(term, op=op, bias=bias))
+        moved = None if term.shift is None else term.shift * scale
+        terms.append(replace(term, op=op, bias=bias, shift=moved))
     if np.any(shift):
-        bias = terms[0].bias
-        new = shift if bias is None else bias + shift.reshape(-1, *(1,) * (bias.ndim - 1))
-        terms[0] = replace(terms[0], bias=new)
+        terms[0] = _shifted(terms[0], shift)
     return replace(signal, terms=tuple(terms))
 
 
-def _mapped(signal: Signal, step: AddressMap) -> Signal:
-    """The signal behind one more address map, by linearity in front of or behind each term's weight."""
+def _shifted(term: Term, shift: np.ndarray) -> Term:
+    """The term plus shift[c], in its bias; or in its table of shifts, where it has tables."""
+    if term.shift is not None:
+        return replace(term, shift=term.shift + shift)
+    if term.scale is not None:
+        return replace(term, shift=np.broadcast_to(shift, term.scale.shape).copy())
+    new = shift if term.bias is None else term.bias + shift.reshape(-1, *(1,) * (term.bias.ndim - 1))
+    return replace(term, bias=new)
+
+
+def _tick_norm(plan: Plan, node: Any, a: dict[str, Any]) -> Signal:
+    """scale[t, c] x + shift[t, c] in tick t, as the tables of every term (the shift into the first)."""
+    norm = plan.norms[node]
+    signal = plan.signal(node.all_input_nodes[0])
+    if signal.flat and math.prod(signal.shape) != signal.shape[0]:
+        raise _Refused("it stands behind a flattening and has one factor per position; normalise before flattening")
+    if any(term.bias is not None and term.bias.ndim > 1 for term in signal.terms):  # a table has one row per channel
+        _, signal = _only(plan, node)
+    plan.folded.append(label_of(plan.root, node))
+    terms = []
+    for term in signal.terms:
+        if term.scale is not None and len(term.scale) != len(norm.scale):
+            raise _Refused(
+                f"its tables have {len(norm.scale)} ticks, those of the norm in front of it {len(term.scale)}; wanted "
+                "as many"
+            )
+        scale = norm.scale if term.scale is None else term.scale * norm.scale
+        constant = term.bias if term.shift is None else term.shift
+        shift = None if constant is None else constant * norm.scale
+        path = term.path or label_of(plan.root, node)
+        terms.append(replace(term, bias=None, scale=scale, shift=shift, path=path))
+    if np.any(norm.shift):
+        terms[0] = _shifted(terms[0], norm.shift)
+    return replace(signal, terms=tuple(terms))
+
+
+def _mapped(plan: Plan, node: Any, step: AddressMap) -> Signal:
+    """The signal behind one more address map, by linearity in front of or behind each term's weight and its tables."""
+    signal = plan.signal(node.all_input_nodes[0])
     if signal.flat:
         raise _Refused("it stands behind a flattening")
     shape = step.out_shape(signal.shape)
@@ -390,14 +438,27 @@ def _mapped(signal: Signal, step: AddressMap) -> Signal:
         if term.open:
             terms.append(replace(term, before=_merged(term.before, step)))
             continue
-        bias = term.bias
+        bias, scale, shift = term.bias, term.scale, term.shift
         if bias is not None:
             full = np.broadcast_to(bias.reshape(*bias.shape, *(1,) * (len(signal.shape) - bias.ndim)), signal.shape)
-            bias = _move(step, full[None])[0]
-            if np.ptp(bias.reshape(shape[0], -1), axis=1).max() <= 1e-12 * np.abs(bias).max():
-                bias = bias.reshape(shape[0], -1)[:, 0].copy()
-        terms.append(replace(term, after=_merged(term.after, step), bias=bias))
+            bias = _per_channel(_move(step, full[None]))[0]
+        if shift is not None:
+            full = np.broadcast_to(shift.reshape(*shift.shape, *(1,) * (len(shape) - 1)), (len(shift), *signal.shape))
+            shift = _per_channel(_move(step, full))
+            if shift.ndim > 2:  # at the rim, where padding counts, the shift is a smaller one
+                _only(plan, node)  # so a relay emits the normed value, and the map stands behind it
+                return _mapped(plan, node, step)
+        if scale is not None and isinstance(step, Subsample):
+            scale = np.pad(scale, ((0, 0), step.channels), constant_values=1)
+        terms.append(replace(term, after=_merged(term.after, step), bias=bias, scale=scale, shift=shift))
     return replace(signal, terms=tuple(terms), shape=shape)
+
+
+def _per_channel(values: np.ndarray) -> np.ndarray:
+    """Constants (rows, channels, ...) as (rows, channels) where they are the same at all positions."""
+    flat = values.reshape(*values.shape[:2], -1)
+    same = np.ptp(flat, axis=2).max() <= 1e-12 * np.abs(flat).max()
+    return flat[:, :, 0].copy() if same else values
 
 
 def _merged(steps: tuple[AddressMap, ...], step: AddressMap) -> tuple[AddressMap, ...]:
@@ -429,7 +490,7 @@ def _avg_pool(plan: Plan, node: Any, a: dict[str, Any]) -> Signal:
     if a["divisor_override"] is not None:
         raise _Refused("divisor_override is not supported")
     signal = plan.signal(node.all_input_nodes[0])
-    return _mapped(signal, _window(signal, a, kind="average", count_include_pad=bool(a["count_include_pad"])))
+    return _mapped(plan, node, _window(signal, a, kind="average", count_include_pad=bool(a["count_include_pad"])))
 
 
 def _window(signal: Signal, a: dict[str, Any], **options: Any) -> Pool:
@@ -441,7 +502,7 @@ def _window(signal: Signal, a: dict[str, Any], **options: Any) -> Pool:
 
 def _adaptive_avg_pool(plan: Plan, node: Any, a: dict[str, Any]) -> Signal:
     signal = plan.signal(node.all_input_nodes[0])
-    return _mapped(signal, AdaptivePool(_sizes(signal, a["output_size"])))
+    return _mapped(plan, node, AdaptivePool(_sizes(signal, a["output_size"])))
 
 
 def _sizes(signal: Signal, wanted: Any) -> tuple[int, ...]:
@@ -456,7 +517,7 @@ def _mean(plan: Plan, node: Any, a: dict[str, Any]) -> Signal:
     axes = {int(axis) % rank for axis in given} if None not in given else set(range(rank))
     if signal.flat or axes != set(range(2, rank)) or rank < 3:
         raise _Refused(f"it averages over dimensions {sorted(axes)}, only over all positions is supported")
-    pooled = _mapped(signal, AdaptivePool((1,) * (rank - 2)))
+    pooled = _mapped(plan, node, AdaptivePool((1,) * (rank - 2)))
     return pooled if a["keepdim"] else replace(pooled, flat=True)
 
 
@@ -522,7 +583,8 @@ def _scaled(signal: Signal, factor: float) -> Signal:
     terms = []
     for term in signal.terms:
         bias = None if term.bias is None else term.bias * factor
-        terms.append(replace(term, op=scaled(term.op, factor), bias=bias))
+        shift = None if term.shift is None else term.shift * factor
+        terms.append(replace(term, op=scaled(term.op, factor), bias=bias, shift=shift))
     return replace(signal, terms=tuple(terms))
 
 
@@ -544,7 +606,6 @@ def _scale(plan: Plan, node: Any, a: dict[str, Any]) -> Signal:
 
 def _getitem(plan: Plan, node: Any, a: dict[str, Any]) -> Signal:
     """x[:, :, ::s, ::s], the stride of an option-A shortcut."""
-    signal = plan.signal(node.all_input_nodes[0])
     index = a["index"] if isinstance(a["index"], tuple) else (a["index"],)
     rank = plan.inputs[node].ndim
     whole = [i if isinstance(i, slice) else None for i in index] + [slice(None)] * (rank - len(index))
@@ -555,7 +616,7 @@ def _getitem(plan: Plan, node: Any, a: dict[str, Any]) -> Signal:
         strides.append(int(part.step or 1))
         if place < 2 and strides[-1] != 1:
             raise _Refused(f"it picks {index}, only every n-th position (x[:, :, ::n, ::n]) is supported")
-    return _mapped(signal, Subsample(tuple(strides[2:])))
+    return _mapped(plan, node, Subsample(tuple(strides[2:])))
 
 
 def _pad(plan: Plan, node: Any, a: dict[str, Any]) -> Signal:
@@ -568,7 +629,7 @@ def _pad(plan: Plan, node: Any, a: dict[str, Any]) -> Signal:
         raise _Refused("only padding of channels with zeros is supported")
     if any(pad[: 2 * rank - 2]) or len(pad) > 2 * rank:
         raise _Refused("only padding of channels is supported; pad positions in the convolution")
-    return _mapped(signal, Subsample((1,) * (rank - 1), channels))
+    return _mapped(plan, node, Subsample((1,) * (rank - 1), channels))
 
 
 def _relu(plan: Plan, node: Any, a: dict[str, Any]) -> Signal:
@@ -595,7 +656,9 @@ def _neuron(plan: Plan, node: Any, a: dict[str, Any]) -> Signal:
         raise _Refused(f"its converter gave a neuron that cannot be run ({what})")
     signal = plan.signal(node.all_input_nodes[0])
     kind = "activation" if entry.activation else "spiking"
-    return _neuron_layer(plan, node, signal, kind, neuron, float(amplitude))
+    made = _neuron_layer(plan, node, signal, kind, neuron, float(amplitude))
+    plan.layers[made.terms[0].source].multi_step = entry.multi_step
+    return made
 
 
 def _neuron_layer(plan: Plan, node: Any, signal: Signal, kind: str, neuron: IF | None, amplitude: float) -> Signal:
@@ -617,6 +680,7 @@ _HANDLERS: dict[str, Callable[[Plan, Any, dict[str, Any]], Signal]] = {
     "conv": _conv,
     "linear": _linear,
     "batch_norm": _batch_norm,
+    "tick_norm": _tick_norm,
     "avg_pool": _avg_pool,
     "adaptive_avg_pool": _adaptive_avg_pool,
     "max_pool": _max_pool,
@@ -676,7 +740,7 @@ def _needed(plan: Plan) -> set[str]:
 
 
 def carry(term: Term | Connection, x: Any) -> Any:
-    """x (N, *source shape), float64, through one term or connection, bias included; numpy in and out."""
+    """x (N, *source shape), float64, through one term or connection in tick 0, bias included; numpy in and out."""
     import torch
     import torch.nn.functional as F
 
@@ -694,9 +758,10 @@ def carry(term: Term | Connection, x: Any) -> Any:
         x = convolve(padded, weight, None, term.op.stride, 0, term.op.dilation, term.op.groups).numpy()
     for step in term.after:
         x = _move(step, x)
-    if term.bias is not None:
-        x = x + term.bias.reshape(*term.bias.shape, *(1,) * (x.ndim - 1 - term.bias.ndim))
-    return x
+    if term.scale is not None:
+        x = x * term.scale[0].reshape(-1, *(1,) * (x.ndim - 2))
+    constant = term.bias if term.shift is None else term.shift[0]
+    return x if constant is None else x + constant.reshape(*constant.shape, *(1,) * (x.ndim - 1 - constant.ndim))
 
 
 def check_currents(plan: Plan) -> None:

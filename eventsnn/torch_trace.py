@@ -1,4 +1,4 @@
-"""A PyTorch module as a graph of named operations, and which of its classes are neurons.
+"""A PyTorch module as a graph of named operations, and which of its classes are neurons or per-tick norms.
 
 `torch.fx` traces the module; `forward` runs the graph, with other functions in place of some nodes where wanted. The
 vocabulary at the end says what each node does in words the importer knows, and `torch_terms` turns them into
@@ -21,20 +21,29 @@ from eventsnn.neurons import IF, LIF
 
 # ------------------------------------------------------------------------------------- the table class -> converter
 
-Converter = Callable[[Any], IF | tuple[IF, float]]
+Converter = Callable[[Any], IF | tuple[IF, float] | tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class _Entry:
     convert: Converter
-    activation: bool
+    activation: bool = False
+    norm: bool = False
+    multi_step: bool = False
 
 
 _CONVERTERS: dict[type | str, _Entry] = {}
 
 
-def register(cls: type | str, converter: Converter, *, activation: bool = False) -> None:
-    """Teach `from_torch` a neuron of your own.
+def register(
+    cls: type | str,
+    converter: Converter,
+    *,
+    activation: bool = False,
+    norm: bool = False,
+    multi_step: bool = False,
+) -> None:
+    """Teach `from_torch` a neuron or a per-tick norm of your own.
 
     cls: the module's class, or its full name ("package.module.Class") when importing it here is not wanted; subclasses
     follow their base. converter(module) returns an `IF` or `LIF`, or a pair of it and the amplitude: the value the
@@ -43,13 +52,21 @@ def register(cls: type | str, converter: Converter, *, activation: bool = False)
     activation=False: the module is a spiking neuron that is stepped over time, called once per tick.
     activation=True: it is an elementwise, stateless activation that never falls as its input rises (QCFS), which the
     neuron stands in for. Then `from_torch` sets the comparator, and a max-pool in front of it changes places with it.
-    Raises ValueError when cls or converter is of the wrong kind.
+    multi_step=True: it is a spiking neuron that takes all ticks in one call, so `from_torch` and `verify` cannot step
+    it: they believe the converter, and the neuron it returns stands in for the module.
+    norm=True: it is a norm that differs by tick (TEBN, Duan et al., NeurIPS 2022; BNTT, Kim & Panda 2021). The
+    converter returns a pair (scale, shift) of float64 arrays (ticks, channels) that say what it does in evaluation
+    mode, y[t, c] = scale[t, c] x[c] + shift[t, c]; the module itself is never called.
+
+    Raises ValueError when cls or converter is of the wrong kind, or more than one of the three is True.
     """
     if not isinstance(cls, type | str):
         raise ValueError(f"register: cls is {cls!r}, wanted a class or its full name as text")
     if not callable(converter):
         raise ValueError(f"register: the converter is {converter!r}, wanted a function of a module")
-    _CONVERTERS[cls] = _Entry(converter, activation)
+    if activation + norm + multi_step > 1:
+        raise ValueError("register: a class is an activation, a norm or a multi-step neuron; set one of them")
+    _CONVERTERS[cls] = _Entry(converter, activation, norm, multi_step)
 
 
 def converter_of(module: Any) -> _Entry | None:
@@ -144,18 +161,21 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
+Instead = dict[Any, Callable[[tuple[Any, ...]], Any]]  # for some nodes, a function of their arguments
+
+
 def forward(
     root: Any,
     graph: Any,
     x: Any,
-    instead: Mapping[Any, Callable[[tuple[Any, ...]], Any]] | None = None,
+    instead: Instead | None = None,
     before: Callable[[Any, Any], None] | None = None,
     after: Callable[[Any, Any], None] | None = None,
 ) -> Any:
     """Run a traced graph on a batch and return its output.
 
-    instead: for some nodes, a function of their arguments to call in their place. before(node, first argument) and
-    after(node, value) watch every node but the input.
+    instead: for some nodes, what to call in their place. before(node, first argument) and after(node, value) watch
+    every node but the input.
     """
     import torch
     from torch.fx.node import map_arg
@@ -196,6 +216,58 @@ def forward(
     return value
 
 
+@dataclass(frozen=True, eq=False)
+class TickNorm:
+    """What a per-tick norm does in evaluation mode: scale[t, c] x[c] + shift[t, c]; both (ticks, channels) float64."""
+
+    what: str
+    scale: np.ndarray
+    shift: np.ndarray
+
+    def __call__(self, tick: int | None, args: tuple[Any, ...]) -> Any:
+        """In one tick, of the one argument (N, channels, ...); None stands for the mean over its ticks."""
+        import torch
+
+        x = args[0]
+        if x.ndim < 2 or x.shape[1] != self.scale.shape[1]:
+            channels = self.scale.shape[1]
+            raise ValueError(f"the tables of {self.what} have {channels} channels, its input is {tuple(x.shape)}")
+        rows = (table.mean(0) if tick is None else table[tick] for table in (self.scale, self.shift))
+        column = (-1, *(1,) * (x.ndim - 2))
+        scale, shift = (torch.as_tensor(row, dtype=x.dtype).reshape(column) for row in rows)
+        return scale * x + shift
+
+
+def tick_norms(root: Any, graph: Any) -> dict[Any, TickNorm]:
+    """The per-tick norms of a traced graph by node; raises ValueError when a converter gives no two such tables."""
+    found = {}
+    for node in graph.nodes:
+        if operation(root, node) != "tick_norm":
+            continue
+        module = root.get_submodule(node.target)
+        entry, what = converter_of(module), describe(root, node)
+        assert entry is not None
+        try:
+            pair: Any = entry.convert(module)
+            scale, shift = (np.asarray(table, np.float64) for table in pair)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the converter of {what} gave no pair of arrays ({first_line(error)})") from None
+        if scale.ndim != 2 or scale.shape != shift.shape or not scale.size:
+            raise ValueError(
+                f"the converter of {what} gave tables of shape {scale.shape} and {shift.shape}, wanted (ticks, "
+                "channels) twice"
+            )
+        if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+            raise ValueError(f"the converter of {what} gave tables that hold NaN or infinity")
+        found[node] = TickNorm(what, scale, shift)
+    return found
+
+
+def at_tick(norms: Mapping[Any, TickNorm], tick: int | None) -> Instead:
+    """For `forward`: what every per-tick norm does in one tick, or on average over its ticks (None)."""
+    return {node: functools.partial(norm, tick) for node, norm in norms.items()}
+
+
 def in_place(root: Any, node: Any) -> bool:
     """Whether a node writes into the tensor it reads."""
     if node.op == "call_module":
@@ -214,6 +286,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "dropout": ("p", "training"),
     "conv": ("weight", "bias", "stride", "padding", "dilation", "groups", "padding_mode"),
     "linear": ("weight", "bias"),
+    "tick_norm": (),
     "batch_norm": ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
     "avg_pool": ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
     "adaptive_avg_pool": ("output_size",),
@@ -303,8 +376,9 @@ def operation(root: Any, node: Any) -> str | None:
     modules, functions, methods = _vocabulary()
     if node.op == "call_module":
         module = root.get_submodule(node.target)
-        if converter_of(module) is not None:
-            return "neuron"
+        entry = converter_of(module)
+        if entry is not None:
+            return "tick_norm" if entry.norm else "neuron"
         return next((name for cls, name in modules if isinstance(module, cls)), None)
     if node.op == "call_function":
         return functions.get(node.target)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -136,8 +137,10 @@ class LeakyNeuron(Neuron):
         return f"leak={self.leak}"
 
 
-es.register(QCFS, lambda m: (IF(threshold=float(m.threshold), v0=float(m.threshold) / 2), float(m.threshold)), activation=True)
-es.register(LeakyNeuron, lambda m: LIF(alpha=m.leak, threshold=1.0, comparator="gt", reset="value"))
+es.register(
+    QCFS, lambda m: (IF(threshold=float(m.threshold), v0=float(m.threshold) / 2), float(m.threshold)), activation=True
+)
+es.register(LeakyNeuron, lambda m: LIF(alpha=m.leak, threshold=1.0, comparator="gt", reset="value"), multi_step=True)
 
 
 def fire(current: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -253,7 +256,9 @@ def neurons(network: nn.Module) -> list[Neuron]:
 
 
 @contextmanager
-def running(network: nn.Module, *, ticks: int = 0, samples: int = 0, watch: bool = False, rectify: bool = False) -> Iterator[None]:
+def running(
+    network: nn.Module, *, ticks: int = 0, samples: int = 0, watch: bool = False, rectify: bool = False
+) -> Iterator[None]:
     """Within, the neurons run as said; after it they are activations again and hold nothing."""
     layers = neurons(network)
     timed = [layer for layer in network.modules() if isinstance(layer, TEBN)]
@@ -302,7 +307,11 @@ def spikes(network: nn.Module, inputs: Tensor, ticks: int) -> tuple[list[Tensor]
 
 
 class TEBN(nn.Module):
-    """Temporal effective batch norm: statistics over all ticks, then a learnable factor p[t] (Duan et al., C.2)."""
+    """Temporal effective batch norm: statistics over all ticks, then a learnable factor p[t] (Duan et al., C.2).
+
+    In evaluation mode tick t is `p[t] * (gamma * (x - mean) / sqrt(var + eps) + beta)`, which `es.from_torch` keeps as
+    tables of a factor and a shift for each tick and channel.
+    """
 
     samples = 0
 
@@ -319,6 +328,17 @@ class TEBN(nn.Module):
         if len(y) == self.samples:
             return torch.cat([y * factor for factor in factors])
         return torch.cat([part * factor for part, factor in zip(y.chunk(ticks), factors, strict=True)])
+
+    def tables(self) -> tuple[np.ndarray, np.ndarray]:
+        """(scale, shift), both (ticks, channels) float64: what `forward` does in evaluation mode, tick by tick."""
+        norm = self.norm
+        names = (self.p, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        p, gamma, beta, mean, variance = (each.detach().cpu().double().numpy() for each in names)
+        factor = gamma / np.sqrt(variance + norm.eps)
+        return np.outer(p, factor), np.outer(p, beta - mean * factor)
+
+
+es.register(TEBN, TEBN.tables, norm=True)
 
 
 # -------------------------------------------------------------------------------------------------------- architectures
@@ -425,4 +445,6 @@ def nmnist_tebn() -> nn.Sequential:
 
 def objects_net() -> nn.Sequential:
     """For DVS128 objects: pixels pooled 4 x 4 first, then as `nmnist_tet`, for 8 classes."""
-    return nn.Sequential(OrderedDict(shrink=nn.AvgPool2d(4), **dict(events_net(2, 32, 8, LeakyNeuron, nn.BatchNorm2d).named_children())))
+    return nn.Sequential(
+        OrderedDict(shrink=nn.AvgPool2d(4), **dict(events_net(2, 32, 8, LeakyNeuron, nn.BatchNorm2d).named_children()))
+    )
