@@ -21,6 +21,7 @@ from eventsnn import import_torch, layouts
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from tools import samples as sources  # noqa: E402
 from tools import train as tool  # noqa: E402
 from tools.modules import QCFS, digits_net, fire, spikes  # noqa: E402
 
@@ -137,8 +138,8 @@ def test_a_network_without_output_neurons_is_refused():
 
 @pytest.fixture(scope="module")
 def digits():
-    images, labels = tool.load_digits()
-    return images[:160], labels[:160]
+    known, _ = sources.digits(360)
+    return known.images[:160], known.labels[:160]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -283,8 +284,8 @@ def test_folds_leave_the_measured_samples_out(tmp_path, digits, monkeypatch):
         ("ticks = 16", "ticks = 0", "'ticks' is 0, wanted 1 or more"),
         ("held_out = 360", "held_out = 0", "'data.held_out' is 0, wanted 1 or more"),
         ("seed = 0", "seed = -1", "'seed' is -1, wanted 0 or more"),
-        ('source = "digits"', 'source = "mnist"', "'data.source' is 'mnist', wanted 'digits'"),
-        ('kind = "spiking"', 'kind = "spikes"', "'stages.kind' is 'spikes', wanted 'quantised' or 'spiking'"),
+        ('source = "digits"', 'source = "mnist"', "'data.source' is 'mnist', wanted 'digits', 'cifar10' or 'events'"),
+        ('kind = "spiking"', 'kind = "spikes"', "'stages.kind' is 'spikes', wanted 'relu', 'quantised' or 'spiking'"),
         ("learning_rate = 4e-3", "learning_rate = 0", "'stages.learning_rate' is 0.0, wanted more than 0"),
         ("[[stages]]", "[[stage]]", "unknown key 'stage'"),
         ("[augment]", "[[augment]]", "wanted a table headed \\[augment\\]"),
@@ -340,10 +341,11 @@ def test_export_writes_files_that_belong_together(tmp_path, digits):
 def test_the_shipped_network_keeps_its_promise():
     """At least 97 % on the 360 held-out digits, and the default cutoff loses at most 0.5 points for half the ticks."""
     recipe = tool.read_recipe(RECIPE)
-    images, labels = tool.load_digits()
+    known, held_out = tool.load(recipe)
+    assert (len(known), len(held_out)) == (1437, 360)
     stored = np.load(ROOT / recipe.export.held_out)
-    assert np.array_equal(stored["images"], images[-360:])
-    assert np.array_equal(stored["labels"], labels[-360:])
+    assert np.array_equal(stored["images"], held_out.images)
+    assert np.array_equal(stored["labels"], held_out.labels)
 
     network = es.load(ROOT / recipe.export.network)
     assert (network.ticks, network.cutoff) == (recipe.ticks, recipe.cutoff)

@@ -275,6 +275,8 @@ def running(
             layer.ticks, layer.samples, layer.watch, layer.watched = 0, 0, False, None
             if isinstance(layer, QCFS):
                 layer.rectify = False
+        for norm in timed:
+            norm.samples = 0
 
 
 def spiking_outputs(network: nn.Module, inputs: Tensor, ticks: int) -> Tensor:

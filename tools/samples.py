@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -53,18 +54,18 @@ def cifar10(path: str = "") -> tuple[Samples, Samples]:
     1,000 of the packed copy that are pixel-exact.
     """
     if path:
-        return _ordinary(Path(path))
-    folder = data_folder()
-    with np.load(_found(folder / "cifar10.npz")) as first, np.load(_found(folder / "cifar10_train_part2.npz")) as second:
+        return _ordinary(_found(Path(path), "a CIFAR-10 folder"))
+    parts = [_found(data_folder() / name, "a CIFAR-10 folder") for name in ("cifar10.npz", "cifar10_train_part2.npz")]
+    with np.load(parts[0]) as first, np.load(parts[1]) as second:
         images = np.concatenate([_decoded(first, "train"), _decoded(second, "train"), _decoded(first, "test_lossless")])
         labels = np.concatenate([first["train_labels"], second["train_labels"], first["test_lossless_labels"]])
     everything = Samples(images, labels)
     return everything[:KNOWN], everything[KNOWN:]
 
 
-def _found(path: Path) -> Path:
+def _found(path: Path, wanted: str) -> Path:
     if not path.exists():
-        raise ValueError(f"{path} is not there; set EVENTSNN_DATA, or give a CIFAR-10 folder as 'data.path'")
+        raise ValueError(f"{path} is not there; set EVENTSNN_DATA, or give {wanted} as 'data.path'")
     return path
 
 
@@ -72,9 +73,13 @@ def _decoded(store: np.lib.npyio.NpzFile, split: str) -> np.ndarray:
     from PIL import Image
 
     blob, offsets = store[f"{split}_bytes"].tobytes(), store[f"{split}_offsets"]
-    parts = zip(offsets[:-1], offsets[1:], strict=True)
-    images = [np.asarray(Image.open(io.BytesIO(blob[low:high])).convert("RGB")) for low, high in parts]
+    images = [np.asarray(Image.open(io.BytesIO(blob[low:high])).convert("RGB")) for low, high in pairwise(offsets)]
     return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
+
+
+def events_file(path: str) -> Path:
+    """A file of events: as it is named, or of that name among the evaluation data."""
+    return _found(Path(path) if Path(path).exists() else data_folder() / path, "an HDF5 file of events")
 
 
 def events(path: str, ticks: int, tick_us: int) -> tuple[Samples, Samples]:
@@ -84,18 +89,17 @@ def events(path: str, ticks: int, tick_us: int) -> tuple[Samples, Samples]:
     """
     import h5py
 
-    file_path = Path(path) if Path(path).exists() else data_folder() / path
-    with h5py.File(_found(file_path)) as file:
+    with h5py.File(events_file(path)) as file:
         t, x, y, p = (file[name][:] for name in "txyp")
         offsets, labels, split = file["offsets"][:], file["labels"][:], file["split"][:]
         height, width = int(file.attrs["sensor_height"]), int(file.attrs["sensor_width"])
-    sample = np.repeat(np.arange(len(labels)), np.diff(offsets))
-    tick = t // tick_us
-    kept = tick < ticks
-    shape = (len(labels), ticks, 2, height, width)
-    where = np.ravel_multi_index((sample[kept], tick[kept], p[kept], y[kept], x[kept]), shape)
-    counts = np.bincount(where, minlength=int(np.prod(shape))).reshape(shape)
-    frames = np.minimum(counts, 255).astype(np.uint8)
+    frames = np.zeros((len(labels), ticks, 2, height, width), np.uint8)
+    for frame, (low, high) in zip(frames, pairwise(offsets), strict=True):
+        tick = t[low:high] // tick_us
+        kept = tick < ticks
+        places = (tick, p[low:high], y[low:high], x[low:high])
+        where = np.ravel_multi_index([place[kept] for place in places], frame.shape)
+        frame[:] = np.minimum(np.bincount(where, minlength=frame.size), 255).reshape(frame.shape)
     return Samples(frames[split == 0], labels[split == 0]), Samples(frames[split == 1], labels[split == 1])
 
 

@@ -88,13 +88,13 @@ class Augment:
 class Stage:
     """kind: "relu" trains plain ReLUs, "quantised" the activations, "spiking" the neurons, over `ticks`.
 
-    loss: of a network whose last layer is linear, "cross_entropy" of its (mean) output; when spiking also "anytime", its
-    mean over the means up to each tick, or "tet". Of a network that ends in neurons, the cross-entropy of `sharpness` x
-    output spike counts; when spiking, its mean over the counts up to each tick. To it come `rate_penalty` x the sum over
-    hidden layers of the spikes per neuron and tick, and `rcs` x the RCS regulariser. optimiser: "adamw", or "sgd" with
-    momentum 0.9. The learning rate rises over `warmup` of the steps and falls to 0 as a cosine. Weight decay leaves
-    thresholds and norms alone. percentile: sets the thresholds to this percentile of the positive inputs they get, at
-    the beginning of the stage.
+    loss: of a network whose last layer is linear, "cross_entropy" of its (mean) output; when spiking also "anytime",
+    its mean over the means up to each tick, or "tet". Of a network that ends in neurons, the cross-entropy of
+    `sharpness` x output spike counts; when spiking, its mean over the counts up to each tick. To it come `rate_penalty`
+    x the sum over hidden layers of the spikes per neuron and tick, and `rcs` x the RCS regulariser. optimiser: "adamw",
+    or "sgd" with momentum 0.9. The learning rate rises over `warmup` of the steps and falls to 0 as a cosine. Weight
+    decay leaves thresholds and norms alone. percentile: sets the thresholds to this percentile of the positive inputs
+    they get, at the beginning of the stage.
     """
 
     kind: str
@@ -303,7 +303,8 @@ def _cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
     y, x = (torch.randint(0, size, (len(images), 1), generator=generator) for size in (height, width))
     rows = (torch.arange(height) - y + side // 2).floor_divide(side) == 0
     columns = (torch.arange(width) - x + side // 2).floor_divide(side) == 0
-    return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], torch.tensor(0.5), images)
+    inside = (rows[:, :, None] & columns[:, None, :]).unflatten(0, (-1, *(1 for _ in images.shape[1:-2])))
+    return torch.where(inside, torch.tensor(0.5), images)
 
 
 # ----------------------------------------------------------------------------------------------------------- training
@@ -345,12 +346,12 @@ def train(
         for layer in neurons(network):
             layer.compiled = True
     x, y = torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
-    fingerprint = _fingerprint(recipe, images, labels)
-    saved = _resume(checkpoint, fingerprint)
+    plan = [(s, epoch) for s, stage in enumerate(recipe.stages) for epoch in range(stage.epochs)]
+    fingerprints = _fingerprints(recipe, images, labels)
+    saved = _resume(checkpoint, [fingerprints[s] for s, _ in plan])
     done, spent = (saved["done"], saved["seconds"]) if saved else (0, 0.0)
     if saved:
         network.load_state_dict(saved["network"])
-    plan = [(s, epoch) for s, stage in enumerate(recipe.stages) for epoch in range(stage.epochs)]
 
     started = time.perf_counter()
     optimiser = None
@@ -364,7 +365,7 @@ def train(
                 optimiser.load_state_dict(saved["optimiser"])
         loss = _epoch(network, optimiser, recipe, s, epoch, x, y, device)
         done += 1
-        state = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "fingerprint": fingerprint}
+        state = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "fingerprint": fingerprints[s]}
         _save({**state, "done": done, "seconds": spent + time.perf_counter() - started}, checkpoint)
         if tell is not None:
             tell(stage, epoch + 1, loss)
@@ -470,20 +471,28 @@ def _optimiser(network: nn.Module, stage: Stage) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=stage.learning_rate)
 
 
-def _fingerprint(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> str:
-    """What the weights depend on: another recipe or other samples must not go on from this checkpoint."""
-    what = (recipe.model, recipe.seed, recipe.batch, recipe.precision, recipe.augment, recipe.stages, recipe.data)
-    found = hashlib.sha256(repr(what).encode())
-    found.update(np.ascontiguousarray(images).tobytes())
-    found.update(np.ascontiguousarray(labels).tobytes())
-    return found.hexdigest()
+def _fingerprints(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> list[str]:
+    """What the weights after each stage depend on: another recipe or other samples must not go on from a checkpoint.
+
+    Later stages are left out, so that a stage can be added to a training that is done.
+    """
+    samples_hash = hashlib.sha256(np.ascontiguousarray(images).tobytes())
+    samples_hash.update(np.ascontiguousarray(labels).tobytes())
+    start = _sha256(ROOT / recipe.start) if recipe.start else ""
+    fixed = (recipe.model, recipe.seed, recipe.batch, recipe.precision, recipe.augment, recipe.data, start)
+    found = []
+    for s in range(len(recipe.stages)):
+        what = repr((fixed, recipe.stages[: s + 1], samples_hash.hexdigest()))
+        found.append(hashlib.sha256(what.encode()).hexdigest())
+    return found
 
 
-def _resume(checkpoint: Path, fingerprint: str) -> dict[str, Any] | None:
+def _resume(checkpoint: Path, fingerprints: list[str]) -> dict[str, Any] | None:
+    """The checkpoint, when there is one. fingerprints: of every epoch."""
     if not checkpoint.exists():
         return None
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    if saved["fingerprint"] != fingerprint:
+    if saved["done"] > len(fingerprints) or saved["fingerprint"] != fingerprints[saved["done"] - 1]:
         raise ValueError(
             f"checkpoint {checkpoint} belongs to another recipe or other samples; delete it, or name another one"
         )
@@ -673,7 +682,7 @@ def write_card(recipe: Recipe, recipe_path: Path, network: es.Network) -> str:
         **training,
         name=recipe.name,
         drawing=" - ".join(f"{p.name} {'x'.join(map(str, p.shape))}" for p in network.populations),
-        trained=len(load_digits()[0]) - total,
+        trained=len(load(recipe)[0]),
         held_out=total,
         held_out_name=Path(recipe.export.held_out).name,
         held_out_file=recipe.export.held_out,
@@ -717,11 +726,12 @@ def main(arguments: list[str] | None = None) -> int:
                 checkpoint = ROOT / recipe.checkpoint
                 network, seconds = train(recipe, known.images, known.labels, checkpoint, options.device, tell)
             save_state(recipe, network, seconds, options.device)
-        print("wrote", recipe.export.state)
+        rows = ""
         if recipe.export.network:
             converted = export(recipe, held_out.images, held_out.labels)
             rows = write_card(recipe, options.recipe, converted)
-            print(rows)
+        print("wrote", *(path for path in vars(recipe.export).values() if path))
+        print(rows, end="\n" if rows else "")
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
