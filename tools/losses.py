@@ -1,7 +1,6 @@
 """What trainings minimise: TET's loss, and the RCS regulariser of the cutoff paper in both its forms.
 
-`../shared` style numbers in brackets are sections of the papers' methods: TET is Deng et al. (ICLR 2022), RCS is Wu et
-al. (arXiv 2301.09522), read in the authors' published code.
+TET is Deng et al. (ICLR 2022, arXiv 2202.11946), RCS is Wu et al. (arXiv 2301.09522); both as in the authors' code.
 """
 
 from __future__ import annotations

@@ -148,7 +148,8 @@ def fire(current: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
 
     current: (ticks, ...). Differentiable in both arguments by a surrogate, the reset included.
     """
-    membrane = theta / 2  # float32, whatever the current is
+    current = current.to(torch.promote_types(current.dtype, torch.float32))  # also where the current is bfloat16
+    membrane = theta / 2
     emitted, left = [], []
     for drive in current:
         membrane = membrane + drive
@@ -162,7 +163,8 @@ def fire(current: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
 
 def fire_leaky(current: Tensor, leak: float) -> tuple[Tensor, Tensor]:
     """Spikes and membranes after each tick, both (ticks, ...), of `LeakyNeuron`s. current: (ticks, ...)."""
-    membrane = torch.zeros((), dtype=torch.float32, device=current.device)
+    current = current.to(torch.promote_types(current.dtype, torch.float32))  # also where the current is bfloat16
+    membrane = torch.zeros((), dtype=current.dtype, device=current.device)
     emitted, left = [], []
     for drive in current:
         membrane = leak * membrane + drive
@@ -296,7 +298,7 @@ def ends_in_neurons(network: nn.Module) -> bool:
 def spikes(network: nn.Module, inputs: Tensor, ticks: int) -> tuple[list[Tensor], Tensor]:
     """A network that ends in neurons, over ticks: spikes of each layer, and the last one's membrane minus threshold.
 
-    inputs: as `spiking_outputs`. Spikes: (ticks, N, ...) for each layer of neurons, in order, channels last; margins:
+    inputs: as `spiking_outputs`. Spikes: (ticks, N, ...) for each layer of neurons, in order; margins:
     (ticks, N, classes), in units of the threshold. Raises ValueError when the last layer is not a QCFS.
     """
     if not ends_in_neurons(network):

@@ -71,7 +71,8 @@ class Augment:
     """How training images are moved, each drawn evenly from -value to +value. rotate: degrees. shift: pixels.
 
     noise: standard deviation added to pixels of 0..1, which are then clipped. crop: pixels that an image is moved at
-    most, whole ones, drawn evenly. flip: whether every second image is mirrored. cutout: side of a grey square.
+    most, whole ones, drawn evenly. flip: whether each image is mirrored with odds of one half. cutout: side of a square
+    that is made grey, or in frames of events empty.
     """
 
     rotate: float = 0.0
@@ -206,6 +207,7 @@ def _check(recipe: Recipe) -> None:
     _choose("data.source", recipe.data.source, "digits", "cifar10", "events")
     _choose("data.normalise", recipe.data.normalise, "", "cifar10")
     _choose("precision", recipe.precision, "float32", "bfloat16")
+    _check_data(recipe)
     if not recipe.stages:
         raise ValueError("'stages' is empty, wanted at least one table headed [[stages]]")
     for stage in recipe.stages:
@@ -216,9 +218,34 @@ def _check(recipe: Recipe) -> None:
         for name in names:
             if not getattr(stage, name) > 0:
                 raise ValueError(f"'stages.{name}' is {getattr(stage, name)}, wanted more than 0")
+        _check_stage(recipe, stage)
         if not 0 < stage.warmup < 1:
             raise ValueError(f"'stages.warmup' is {stage.warmup}, wanted a share between 0 and 1")
     parse_policy(recipe.cutoff)
+
+
+def _check_stage(recipe: Recipe, stage: Stage) -> None:
+    """What one key means only together with another."""
+    for name in ("rcs", "rate_penalty"):
+        if getattr(stage, name) < 0:
+            raise ValueError(f"'stages.{name}' is {getattr(stage, name)}, wanted 0 or more")
+    if not 0 <= stage.percentile <= 100:
+        raise ValueError(f"'stages.percentile' is {stage.percentile}, wanted 0 to 100")
+    if stage.rate_penalty and stage.kind != "spiking":
+        raise ValueError(f"'stages.rate_penalty' is {stage.rate_penalty} in a stage of kind {stage.kind!r}: no spikes")
+    if recipe.data.source == "events" and stage.kind == "spiking" and stage.ticks != recipe.ticks:
+        raise ValueError(f"'stages.ticks' is {stage.ticks}, but the frames of events are {recipe.ticks} ticks long")
+
+
+def _check_data(recipe: Recipe) -> None:
+    how = recipe.augment
+    if recipe.data.source == "events" and any((how.rotate, how.scale, how.shear, how.shift, how.noise)):
+        raise ValueError("'augment' moves frames of events only by crop, flip and cutout; leave the others out")
+    if recipe.data.source == "events" and not recipe.data.path:
+        raise ValueError("'data.path' is missing, wanted an HDF5 file of events")
+    for name in ("crop", "cutout"):
+        if getattr(how, name) < 0:
+            raise ValueError(f"'augment.{name}' is {getattr(how, name)}, wanted 0 or more")
 
 
 def _choose(name: str, value: str, *wanted: str) -> None:
@@ -304,7 +331,7 @@ def _cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
     rows = (torch.arange(height) - y + side // 2).floor_divide(side) == 0
     columns = (torch.arange(width) - x + side // 2).floor_divide(side) == 0
     inside = (rows[:, :, None] & columns[:, None, :]).unflatten(0, (-1, *(1 for _ in images.shape[1:-2])))
-    return torch.where(inside, torch.tensor(0.5), images)
+    return torch.where(inside, torch.tensor(0.0 if images.ndim == 5 else 0.5), images)
 
 
 # ----------------------------------------------------------------------------------------------------------- training
@@ -581,21 +608,26 @@ def save_state(recipe: Recipe, network: nn.Module, seconds: float, device: str) 
 
 
 def export(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> es.Network:
-    """Write the held-out samples, and the eventsnn network of the saved state dict; returns that network.
+    """Write the eventsnn network of the saved state dict, and the held-out samples where named; returns the network.
 
     Raises ValueError when there is no state dict, or it is of another model.
     """
     path = ROOT / recipe.export.state
     network = layouts.build(recipe.model, load_checkpoint(path))
-    _save_arrays(ROOT / recipe.export.held_out, images=images, labels=labels)
+    if recipe.export.held_out:
+        _save_arrays(ROOT / recipe.export.held_out, images=images, labels=labels)
+    frames = recipe.data.source == "events"
     converted = es.from_torch(
         network,
-        np.zeros((1, 1, *images.shape[1:]), np.float32),
+        as_tensor(images[:1]).flatten(0, 1)[:1] if frames else as_tensor(images[:1]),
         ticks=recipe.ticks,
+        normalise=recipe.data.normalise or None,
         origin={"checkpoint": path.name, "sha256": _sha256(path), "model": recipe.model, "seed": recipe.seed},
     )
     classes = tuple(str(label) for label in np.unique(labels))
     converted = replace(converted, labels=classes, cutoff=str(parse_policy(recipe.cutoff)))
+    if frames:
+        converted = replace(converted, encoding="events", tick_seconds=recipe.data.tick_us / 1e6)
     es.save(converted, ROOT / recipe.export.network)
     return converted
 
@@ -729,7 +761,8 @@ def main(arguments: list[str] | None = None) -> int:
         rows = ""
         if recipe.export.network:
             converted = export(recipe, held_out.images, held_out.labels)
-            rows = write_card(recipe, options.recipe, converted)
+            if recipe.export.held_out:
+                rows = write_card(recipe, options.recipe, converted)
         print("wrote", *(path for path in vars(recipe.export).values() if path))
         print(rows, end="\n" if rows else "")
     except ValueError as error:
