@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from eventsnn.network import Network
     from eventsnn.readers import Samples
     from eventsnn.runs import Record
+    from eventsnn.study import Recorded
 
 # Everything heavier than typer is imported inside the command that needs it: `--help` must answer at once.
 
@@ -73,8 +74,8 @@ def simulate(
     cutoff: Annotated[
         str | None,
         typer.Option(
-            help="when to stop: fixed, spike-gap:3, topk:1.5, confidence:0.9, "
-            "entropy:0.2, first-spike, budget:2e6; default: the network's"
+            help="when to stop: fixed, spike-gap:3, topk:1.5, topk:policy.json, confidence:0.9, entropy:0.2, "
+            "conformal:policy.json, first-spike, budget:2e6; default: the network's"
         ),
     ] = None,
     assume: Annotated[
@@ -441,6 +442,265 @@ def _show_verified(found: dict[str, Any], dtype: str) -> None:
     _show(table, *lines)
 
 
+# --------------------------------------------------------------------------------------------- calibrate and sweep
+
+
+@app.command()
+def calibrate(
+    weights: Annotated[Path | None, typer.Option(help="network file; default: the packaged digits network")] = None,
+    input: Annotated[
+        Path | None, typer.Option(help="labelled samples to calibrate on: train items, never test")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="or a run folder of them, recorded with cutoff fixed")] = None,
+    policy: Annotated[str, typer.Option(help="topk (Wu et al.) or conformal (SpikeCP)")] = "topk",
+    epsilon: Annotated[float, typer.Option(help="share of errors to accept among early answers")] = 0.01,
+    method: Annotated[
+        str | None, typer.Option(help="of topk: exact (default), or paper: the authors' 100 bins")
+    ] = None,
+    bonferroni: Annotated[
+        bool, typer.Option("--bonferroni", help="of conformal: for all ticks together, with the standard index")
+    ] = False,
+    size: Annotated[int, typer.Option(help="of conformal: the largest set that stops")] = 1,
+    scale: Annotated[float, typer.Option(help="of conformal: the softmax is of output / scale")] = 1.0,
+    keys: Annotated[str | None, typer.Option(help="names of the arrays in the input file, as images,labels")] = None,
+    layout: Annotated[str | None, typer.Option(help="axes of the images, chw or hwc, where both fit")] = None,
+    encoding: Annotated[str | None, typer.Option(help="how images enter: direct, rate, latency")] = None,
+    ticks: Annotated[int | None, typer.Option(help="run length in ticks; default: the network's")] = None,
+    tick: Annotated[str | None, typer.Option(help="length of a tick for event input, as 1ms")] = None,
+    limit: Annotated[int | None, typer.Option(help="only the first N samples")] = None,
+    jobs: Annotated[int, typer.Option(help="worker threads")] = 1,
+    dtype: Annotated[str, typer.Option(help="float32 or float64")] = "float32",
+    assume: Annotated[str | None, typer.Option(help="what a foreign NIR file leaves open")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="file to write")] = Path("policy.json"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print what was written, but for the digests, as JSON")
+    ] = False,
+) -> None:
+    """Find thresholds that stop when the answer is safe, on samples that are kept for it."""
+    from eventsnn import study
+    from eventsnn.watchdog import policy_content, read_policy
+
+    if run is not None and (input is not None or weights is not None):
+        raise ValueError("give samples with --weights and --input, or their run folder with --run, not both")
+    if run is None and input is None:
+        raise ValueError("calibrate needs samples: give samples with --input, or their run folder with --run")
+    if policy not in ("topk", "conformal"):
+        raise ValueError(f"policy is {policy!r}, wanted topk or conformal")
+    if policy != "topk" and method is not None:
+        raise ValueError("--method is of topk; conformal has --bonferroni")
+    if policy != "conformal" and (bonferroni or size != 1 or scale != 1):
+        raise ValueError(f"--{'bonferroni' if bonferroni else 'size' if size != 1 else 'scale'} is of conformal")
+    if method not in (None, *study.METHODS):
+        raise ValueError(f"method is {method!r}, wanted {' or '.join(study.METHODS)}")
+    if not 0 <= epsilon < 1:
+        raise ValueError(f"epsilon is {epsilon:g}, wanted 0 or more and below 1")
+    if output.is_dir() or output.suffix != ".json":
+        raise ValueError(f"{output} is {'a folder' if output.is_dir() else 'no .json name'}; name the file to write")
+    if not output.resolve().parent.is_dir():
+        raise ValueError(f"{output} cannot be written: there is no folder {output.parent}")
+    source: Any = run
+    if input is not None:
+        options = {"keys": keys, "layout": layout, "limit": limit}
+        source = _full_run(weights, input, assume, encoding, tick, ticks, jobs, dtype, options)
+    full = study.recorded(source)
+    made = study.calibrate(
+        full, policy, epsilon, method=method or "exact", bonferroni=bonferroni, size=size, scale=scale
+    )
+    study.save_policy(made, output)
+    kept = read_policy(output)  # what a run will read
+    point = study.evaluate(full, kept, f"{policy}-calibrated", epsilon)
+    end = study.evaluate(full, study.Fixed(), "fixed", full.ticks)
+    optimal = study.optimal_cutoffs(full.trace).mean()
+    if as_json:
+        content = policy_content(kept)
+        del content["calibration"]["digests"]
+        content |= {"file": str(output), "on_calibration": {"stopped": point.row(), "full": end.row()}}
+        print(json.dumps({**content, "mean_optimal_cutoff": float(optimal)}, indent=2))
+        return
+    thresholds = str(kept).partition(":")[2]
+    _show(
+        f"{output}: {policy}, calibrated ({made.calibrated.method if made.calibrated else ''}, epsilon {epsilon:g}) "
+        f"on {len(full):,} samples",
+        f"thresholds by tick: {thresholds}",
+        f"on these samples themselves: accuracy {point.accuracy:.2%} after {point.mean_stop:.2f} ticks on average; the "
+        f"full run has {end.accuracy:.2%} after {full.ticks}, the optimal cutoff is {optimal:.2f}",
+        f"now run others: eventsnn simulate --cutoff {policy}:{output} ...",
+    )
+
+
+def _full_run(
+    weights: Path | None,
+    input: Path,
+    assume: str | None,
+    encoding: str | None,
+    tick: str | None,
+    ticks: int | None,
+    jobs: int,
+    dtype: str,
+    options: dict[str, Any],
+) -> Any:
+    """Labelled samples run to their horizon."""
+    from eventsnn.simulation import simulate as run_samples
+    from eventsnn.watchdog import Fixed
+
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs}, wanted 1 or more worker threads")
+    path = weights or packaged("digits.h5")
+    network = _load(path, assume)
+    if tick is not None:
+        network = replace(network, tick_seconds=_seconds(tick))
+    if encoding is not None:
+        network = replace(network, encoding=encoding)
+    samples = _read(input, network, **options)
+    if samples.labels is None:
+        raise ValueError(f"{input} has no labels; calibration compares answers with them")
+    with _progress(len(samples), path.stem) as advance:
+        return run_samples(
+            network,
+            samples.inputs,
+            samples.labels,
+            ticks=ticks,
+            watchdog=Fixed(),
+            jobs=jobs,
+            dtype=dtype,
+            layout="chw" if len(network.input.shape) == 3 else None,  # what the reader has arranged
+            progress=advance,
+        )
+
+
+@app.command()
+def sweep(
+    run: Annotated[Path, typer.Argument(help="run folder of labelled samples, recorded with cutoff fixed")],
+    calibration: Annotated[
+        Path | None, typer.Option(help="run folder of other samples, or a policy.json: for calibrated cutoffs")
+    ] = None,
+    energy: Annotated[str | None, typer.Option(help="cost table by name, or a .toml file")] = None,
+    axis: Annotated[
+        str | None, typer.Option(help="ticks, synops or picojoule; default: picojoule with --energy")
+    ] = None,
+    accuracy: Annotated[
+        float | None, typer.Option(help="find the cheapest cutoff that keeps this accuracy, as 0.9")
+    ] = None,
+    lose: Annotated[float | None, typer.Option(help="or that loses at most so many points, as 0.3")] = None,
+    points: Annotated[int, typer.Option(help="thresholds of a family at most")] = 64,
+    scale: Annotated[float, typer.Option(help="the softmax is of output / scale")] = 1.0,
+    method: Annotated[str, typer.Option(help="of calibrated topk: exact or paper")] = "exact",
+    bonferroni: Annotated[bool, typer.Option("--bonferroni", help="of calibrated conformal")] = False,
+    live: Annotated[
+        int | None, typer.Option(help="run the first N samples again with the chosen cutoffs and compare")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="of --live: the network file that was run")] = None,
+    input: Annotated[Path | None, typer.Option(help="of --live: the samples that were run")] = None,
+    keys: Annotated[str | None, typer.Option(help="of --live: as it was run")] = None,
+    layout: Annotated[str | None, typer.Option(help="of --live: as it was run")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder to write to; default: RUN")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, nothing else")] = False,
+) -> None:
+    """What every cutoff would give and save, from one recorded run; with --lose or --accuracy, which to take."""
+    from eventsnn import plot, report, runs, study
+
+    axis = axis or ("picojoule" if energy else "synops")
+    if axis not in study.COSTS:
+        raise ValueError(f"axis is {axis!r}, wanted {', '.join(study.COSTS)}")
+    if axis == "picojoule" and energy is None:
+        raise ValueError("axis picojoule needs an energy table; name one with --energy (eventsnn energy --tables)")
+    if accuracy is not None and lose is not None:
+        raise ValueError("give --accuracy or --lose, not both")
+    seeks = accuracy is not None or lose is not None
+    if seeks and (calibration is None or calibration.suffix == ".json"):
+        raise ValueError("--accuracy and --lose choose on other samples; give their run folder with --calibration")
+    if live is not None and (weights is None or input is None):
+        raise ValueError("--live runs samples again; give --weights and --input as they were run")
+    if live is not None and live < 1:
+        raise ValueError(f"live is {live}, wanted 1 or more samples")
+    full = study.recorded(run)
+    base: Any = None
+    if calibration is not None:
+        is_file = calibration.suffix == ".json"
+        base = study.read_policy(calibration) if is_file else study.recorded(calibration)
+    options: dict[str, Any] = {"points": points, "scale": scale, "method": method, "bonferroni": bonferroni}
+    found = study.sweep(full, calibration=base, table=energy, **options)
+    search = None
+    if seeks:
+        cost = f"picojoule:{energy}" if axis == "picojoule" else axis
+        search = study.cheapest(
+            base, full, accuracy=accuracy, lose=lose, cost=cost, **{**options, "points": max(points, 200)}
+        )
+    again = None
+    if live is not None:
+        chosen = [search.best.held_out] if search is not None else _middles(found)
+        again = _rerun(run, full, chosen, live, weights, input, keys, layout)
+    shared = None if base is None else study.overlapping(full, base)
+    record = runs.read(run)
+    folder = output or run
+    folder.mkdir(parents=True, exist_ok=True)
+    runs.save_text(report.sweep_csv([p.row() for p in found]), folder / "sweep.csv")
+    best = None if search is None else search.best.held_out
+    runs.save_figure(plot.tradeoff(found, axis, record=record, table=energy, chosen=best), folder / "sweep.png")
+    content: dict[str, Any] = {
+        "schema": report.SCHEMA,
+        "command": "sweep",
+        **{key: record.run[key] for key in ("network", "input", "mode", "ticks", "dtype", "seed")},
+        "axis": axis,
+        "table": energy,
+        "calibration": None
+        if shared is None or calibration is None
+        else {"file": calibration.name, "samples": shared[1], "overlap": shared[0]},
+        "points": [p.row() for p in found],
+        "cheapest": None if search is None else report.search_json(search),
+        "live": again,
+    }
+    if as_json:
+        print(json.dumps(content, indent=2))
+        return
+    lines: list[Any] = [f"{run}: {len(full):,} samples, {full.ticks} ticks"]
+    if content["calibration"] is not None:
+        lines.append(report.calibration_line(content["calibration"], len(full)))
+    lines += ["", report.sweep_table(content["points"], axis)] if search is None else ["", *report.search_lines(search)]
+    if again is not None:
+        lines += [
+            "",
+            f"run live again on {again['samples']:,} samples with {_cutoffs(again)}: the same in every stop, "
+            "answer and count",
+        ]
+    _show(*lines, "", f"{folder / 'sweep.csv'}, {folder / 'sweep.png'}")
+
+
+def _cutoffs(again: dict[str, Any]) -> str:
+    count = len(again["policies"])
+    return f"{count} cutoffs" if count > 1 else "the chosen cutoff"
+
+
+def _middles(points: Any) -> list[Any]:
+    """The middle threshold of every family that can be run."""
+    families = {p.family: [q for q in points if q.family == p.family] for p in points if p.family != "oracle"}
+    return [group[len(group) // 2] for group in families.values()]
+
+
+def _rerun(
+    run: Path,
+    full: Recorded,
+    chosen: list[Any],
+    live: int,
+    weights: Path | None,
+    input: Path | None,
+    keys: str | None,
+    layout: str | None,
+) -> dict[str, Any]:
+    """Run the first samples live with the chosen points' cutoffs; a difference is a failed run."""
+    from eventsnn import runs, study
+
+    assert weights is not None
+    assert input is not None
+    record = runs.read(run)
+    network = _load(weights, record.run["network"].get("assume"))
+    network = replace(network, encoding=record.network["encoding"], tick_seconds=record.network["tick_seconds"])
+    samples = _read(input, network, keys=keys, layout=layout, limit=min(live, len(full)))
+    arranged = "chw" if len(network.input.shape) == 3 else None
+    study.rerun(full, [p.policy for p in chosen], network, samples.inputs, layout=arranged)
+    return {"samples": len(samples), "policies": [str(p.policy) for p in chosen], "agree": True}
+
+
 # ---------------------------------------------------------------------------------------------- inspect and export
 
 
@@ -617,6 +877,27 @@ def plot_trace(
             raise ValueError(f"neurons is {neurons!r}, wanted whole numbers such as 0,5,7") from None
     target = output or run / f"trace-{sample}.png"
     runs.save_figure(plot.trace(run, population, chosen, sample), target)
+    _show(str(target))
+
+
+@plot_app.command("tradeoff")
+def plot_tradeoff(
+    run: Annotated[Path, typer.Argument(help="run folder of labelled samples, recorded with cutoff fixed")],
+    calibration: Annotated[Path | None, typer.Option(help="run folder of other samples, or a policy.json")] = None,
+    energy: Annotated[str | None, typer.Option(help="cost table by name, or a .toml file")] = None,
+    axis: Annotated[
+        str | None, typer.Option(help="ticks, synops or picojoule; default: picojoule with --energy")
+    ] = None,
+    scale: Annotated[float, typer.Option(help="the softmax is of output / scale")] = 1.0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="picture; default: tradeoff.png in RUN")] = None,
+) -> None:
+    """Accuracy of every cutoff against what it spends, with the optimal cutoff as reference."""
+    from eventsnn import plot, runs, study
+
+    axis = axis or ("picojoule" if energy else "synops")
+    found = study.sweep(run, calibration=calibration, table=energy, scale=scale)
+    target = output or run / "tradeoff.png"
+    runs.save_figure(plot.tradeoff(found, axis, record=runs.read(run), table=energy), target)
     _show(str(target))
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from eventsnn.ledger import OPERATIONS, Ledger
+from eventsnn.network import Network
 from eventsnn.neurons import IF
 
 # What a table can price. A neuron update is either event-driven (something arrived) or clocked (every neuron, every
@@ -37,6 +38,7 @@ PRICED = (
     "decay_clocked",
     "spike",
 )
+BY_TICK = tuple(operation for operation in PRICED if operation != "mac_input")  # an image enters once a sample
 EITHER = ({"neuron_update", "neuron_update_clocked"}, {"decay", "decay_clocked"})
 SCOPES = ("arithmetic", "memory", "communication", "static", "system")
 BASES = ("measured", "simulated", "estimated", "mixed")
@@ -311,6 +313,33 @@ def sample_counts(ledger: Ledger, input_macs: str = "once") -> dict[str, np.ndar
         "spike": sum((ledger.spike_units(name) for name in spiking), np.zeros(len(macs), np.int64)),
         **{operation: ledger.operations(operation) for operation in OPERATIONS},
     }
+
+
+def counts_by_tick(ledger: Ledger, network: Network) -> np.ndarray:
+    """(samples, ticks + 1, operations of BY_TICK) int64: what was done from one question of the watchdog to the next.
+
+    Row t holds what followed the question of tick t - 1 up to that of tick t, the last row what followed the last
+    question: the turns, in the same tick, of populations behind the output. So a run that a policy stops after s ticks
+    has done the sum of the first s rows, and one that reaches its horizon the sum of all; that is `sample_counts`.
+    """
+    depths = network.depths()
+    behind = {p.name: depths[p.name] > depths[network.output] for p in network.populations}
+    samples, _, ticks = ledger.events.shape
+    found = np.zeros((samples, ticks + 1, len(BY_TICK)), np.int64)
+
+    def add(operation: str, population: str, by_tick: np.ndarray) -> None:
+        late = int(behind[population])
+        found[:, late : ticks + late, BY_TICK.index(operation)] += by_tick
+
+    for c in network.connections:
+        add(ledger.tap_class[c.label], c.target, ledger.synops_by_tick(c.label, "delivered"))
+        add("pool", c.target, ledger.pool_taps_by_tick(c.label, "delivered"))
+    for index, p in enumerate(network.populations):
+        if isinstance(p.neuron, IF):
+            add("spike", p.name, ledger.units[:, index])
+        for operation in OPERATIONS:
+            add(operation, p.name, ledger.operations_by_tick(operation, p.name))
+    return found
 
 
 def sample_picojoule(

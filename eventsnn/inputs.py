@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 from eventsnn.network import Network
 
 LAYOUTS = ("chw", "hwc")
+DIGEST_BYTES = 6  # of one sample: two samples of a million look alike with a probability below 0.002
 # A recorded event. time: tick; population: its number in the network; neuron: channels first; value: 1 for a spike, the
 # multiplicity of several, the value of a graded event.
 EVENT = np.dtype([("sample", "<i4"), ("time", "<i4"), ("population", "<i2"), ("neuron", "<i4"), ("value", "<f8")])
@@ -200,6 +202,24 @@ def prepare_images(
     if network.std is not None:
         prepared /= np.asarray(network.std, prepared.dtype).reshape(channels)
     return prepared
+
+
+def sample_digests(samples: np.ndarray | Events) -> np.ndarray:
+    """(N, 6) uint8: the first bytes of a sha256 of each sample, by which it is known again in another file.
+
+    samples: arranged images (`arrange_images`), hashed as float32 with uint8 divided by 255, so that a file of bytes
+    and one of fractions agree; or `Events`, of which times and neurons are hashed.
+    """
+    found = np.zeros((len(samples), DIGEST_BYTES), np.uint8)
+    for i in range(len(samples)):
+        if isinstance(samples, Events):
+            part = slice(int(samples.offsets[i]), int(samples.offsets[i + 1]))
+            content = b"".join(np.ascontiguousarray(a[part], "<i8").tobytes() for a in (samples.t, samples.neuron))
+        else:
+            image = np.ascontiguousarray(samples[i], "<f4")
+            content = (image / np.float32(255) if samples.dtype == np.uint8 else image).tobytes()
+        found[i] = np.frombuffer(hashlib.sha256(content).digest()[:DIGEST_BYTES], np.uint8)
+    return found
 
 
 # -------------------------------------------------------------------------------------------------------- encoders

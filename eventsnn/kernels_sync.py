@@ -130,7 +130,16 @@ G_POSITION, G_FIRST = range(2)  # columns of Batch.groups
 # Columns of Queue.at: where the run stands, and what the queue itself has done.
 (A_TICK, A_RANK, A_BEGUN, A_FREE, A_PENDING, A_PEAK, A_RECORDED, A_SPENT, A_PUSHED, A_POPPED, A_COLUMNS) = range(11)
 
-POLICY_FIXED, POLICY_SPIKE_GAP, POLICY_TOPK, POLICY_CONFIDENCE, POLICY_ENTROPY, POLICY_FIRST, POLICY_BUDGET = range(7)
+(
+    POLICY_FIXED,
+    POLICY_SPIKE_GAP,
+    POLICY_TOPK,
+    POLICY_CONFIDENCE,
+    POLICY_ENTROPY,
+    POLICY_FIRST,
+    POLICY_BUDGET,
+    POLICY_CONFORMAL,
+) = range(8)
 
 RUNNING, STOPPED, HORIZON, FULL, RUNAWAY = range(5)
 MAX_MULTIPLICITY = 1_000_000
@@ -1194,15 +1203,40 @@ def best_class(outputs, margins):
 
 
 @_compiled
-def should_stop(policy, threshold, scale, outputs, synops):
-    """Whether a policy stops, given this tick's outputs and the SynOps delivered so far.
+def _nonconformity(value, first, total, scale):
+    """SpikeCP's score of a class: -log(softmax + 1e-5). first: the largest output. total: sum of exponentials."""
+    return -math.log(math.exp((np.float64(value) - first) / scale) / total + 1e-5)
 
-    The one function asked by live runs and replays alike, on the same stored values, computed in float64.
+
+@_compiled
+def _nth_largest(outputs, n):
+    """The n-th largest output, counted from 1; NaN where so many are not numbers."""
+    bound, left = math.inf, n
+    while True:
+        largest, times = -math.inf, 0
+        for k in range(outputs.size):
+            value = np.float64(outputs[k])
+            if value < bound:
+                if value > largest:
+                    largest, times = value, 1
+                elif value == largest:
+                    times += 1
+        left -= times
+        if left <= 0 or times == 0:
+            return largest if times else math.nan
+        bound = largest
+
+
+@_compiled
+def _evidence(policy, scale, size, outputs, synops):
+    """The number that a policy holds against its threshold, in float64. size: of the largest conformal set that stops.
+
+    A conformal set has at most `size` classes as long as the next one's score stays out, so that is its number.
     """
     if policy == POLICY_FIXED:
-        return False
+        return 0.0
     if policy == POLICY_BUDGET:
-        return synops >= threshold
+        return np.float64(synops)
     first = second = -math.inf
     for k in range(outputs.size):
         value = np.float64(outputs[k])
@@ -1211,36 +1245,88 @@ def should_stop(policy, threshold, scale, outputs, synops):
         elif value > second:
             second = value
     if policy == POLICY_FIRST:
-        return first > 0
-    if policy == POLICY_SPIKE_GAP:
-        return first - second >= threshold
-    if policy == POLICY_TOPK:
-        return first - second > threshold
+        return first
+    if policy in (POLICY_SPIKE_GAP, POLICY_TOPK):
+        return first - second
     total = 0.0
     for k in range(outputs.size):
         total += math.exp((np.float64(outputs[k]) - first) / scale)
     if policy == POLICY_CONFIDENCE:
-        return 1.0 / total > threshold
+        return 1.0 / total
+    if policy == POLICY_CONFORMAL:
+        return _nonconformity(_nth_largest(outputs, size + 1), first, total, scale)
     entropy = 0.0
     for k in range(outputs.size):
         x = (np.float64(outputs[k]) - first) / scale
         entropy += math.exp(x) / total * (math.log(total) - x)
-    return entropy / math.log(outputs.size) < threshold
+    return entropy / math.log(outputs.size)
+
+
+@_compiled
+def _enough(policy, evidence, threshold):
+    """Whether the evidence reaches the threshold, in the policy's own sense. What is no number never does."""
+    if policy == POLICY_FIXED:
+        return threshold > 0
+    if policy == POLICY_FIRST:
+        return evidence > 0
+    if policy in (POLICY_BUDGET, POLICY_SPIKE_GAP, POLICY_CONFORMAL):
+        return evidence >= threshold
+    if policy == POLICY_ENTROPY:
+        return evidence < threshold
+    return evidence > threshold
+
+
+@_compiled
+def should_stop(policy, threshold, scale, size, outputs, synops):
+    """Whether a policy stops, given this tick's outputs and the SynOps delivered so far.
+
+    A replay weighs and decides with the same two functions, on the same stored values, so that one weighing serves
+    every threshold.
+    """
+    return _enough(policy, _evidence(policy, scale, size, outputs, synops), threshold)
 
 
 @_entry
-def replay(policy, thresholds, scale, outputs, margins, synops, stop, prediction, tied, reason):
-    """Ask a policy over recorded traces: outputs (samples, ticks, classes), synops (samples, ticks) per tick."""
+def weigh(policy, scale, size, outputs, synops, evidence):
+    """The evidence of recorded traces: outputs (samples, ticks, classes), synops (samples, ticks) per question."""
     for n in range(outputs.shape[0]):
         spent = 0
         for t in range(outputs.shape[1]):
             spent += synops[n, t]
-            asked = should_stop(policy, thresholds[t], scale, outputs[n, t], spent)
-            if asked or t == outputs.shape[1] - 1:
-                stop[n] = t + 1
-                reason[n] = STOPPED if asked else HORIZON
-                prediction[n], tied[n] = best_class(outputs[n, t], margins[n, t])
+            evidence[n, t] = _evidence(policy, scale, size, outputs[n, t], spent)
+
+
+@_entry
+def decide(policy, thresholds, evidence, stop, reason):
+    """The first tick of every sample in which the evidence is enough, else the last one."""
+    ticks = evidence.shape[1]
+    for n in range(evidence.shape[0]):
+        stop[n], reason[n] = ticks, HORIZON
+        for t in range(ticks):
+            if _enough(policy, evidence[n, t], thresholds[t]):
+                stop[n], reason[n] = t + 1, STOPPED
                 break
+
+
+@_entry
+def lead(outputs, margins, prediction, tied):
+    """`best_class` of every sample in every tick."""
+    for n in range(outputs.shape[0]):
+        for t in range(outputs.shape[1]):
+            prediction[n, t], tied[n, t] = best_class(outputs[n, t], margins[n, t])
+
+
+@_entry
+def nonconformity(outputs, labels, scale, found):
+    """The score of every sample's true class in every tick, to calibrate by; the one `should_stop` compares."""
+    for n in range(outputs.shape[0]):
+        for t in range(outputs.shape[1]):
+            first, total = -math.inf, 0.0
+            for k in range(outputs.shape[2]):
+                first = max(first, np.float64(outputs[n, t, k]))
+            for k in range(outputs.shape[2]):
+                total += math.exp((np.float64(outputs[n, t, k]) - first) / scale)
+            found[n, t] = _nonconformity(outputs[n, t, labels[n]], first, total, scale)
 
 
 # --------------------------------------------------------------------------------------------------------- the run
@@ -1378,7 +1464,7 @@ def _pop(plan, state, feed, ring, rank, tick):
 
 
 @_entry
-def run(plan, state, feed, ticks, policy, thresholds, scale, fresh):
+def run(plan, state, feed, ticks, policy, thresholds, scale, size, fresh):
     """Take a sample to its stop, its horizon, or until the record is full.
 
     fresh: start a new sample; else go on where the state stands. Returns STOPPED or HORIZON when the sample is done,
@@ -1405,7 +1491,7 @@ def run(plan, state, feed, ticks, policy, thresholds, scale, fresh):
                     return status
             if rank == watched:
                 _observe(plan, state.cells, state.books, tick)
-                if should_stop(policy, thresholds[tick], scale, state.books.outputs[tick], at[A_SPENT]):
+                if should_stop(policy, thresholds[tick], scale, size, state.books.outputs[tick], at[A_SPENT]):
                     _left_in_flight(plan, state, feed)
                     return STOPPED
             at[A_RANK] += 1

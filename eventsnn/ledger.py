@@ -91,16 +91,23 @@ class Ledger:
         if self.counted == "spikes":
             raise ValueError(f"{operation} was not counted; run with count='connections'")
         names = self.populations if population is None else (population,)
-        return sum((self._operation(operation, name) for name in names), np.zeros(len(self.events), np.int64))
+        return sum((self._operation(operation, name).sum(1) for name in names), np.zeros(len(self.events), np.int64))
+
+    def operations_by_tick(self, operation: str, population: str) -> np.ndarray:
+        """(samples, ticks) the same, of one population, at the tick in which it was done."""
+        if operation not in OPERATIONS or self.counted == "spikes":
+            self.operations(operation)  # which says what is wrong
+        return self._operation(operation, population)
 
     def _operation(self, operation: str, population: str) -> np.ndarray:
         index = self._index(self.populations, population, "population")
-        neuron, updates = self.neurons[index], self.updates[:, index].sum(1)
+        neuron, updates = self.neurons[index], self.updates[:, index]
         spiking, leaky = isinstance(neuron, IF), isinstance(neuron, LIF)
-        clocked = self.turns[:, index] * self.sizes[index]
+        taken = np.arange(updates.shape[1]) < self.turns[:, index, None]  # turns of this population
+        clocked = taken * np.int64(self.sizes[index])
         nothing = np.zeros_like(updates)
         if operation == "bias":
-            return self.biases[:, index].sum(1)
+            return self.biases[:, index]
         if operation == "neuron_update":
             return updates
         if operation == "neuron_update_clocked":
@@ -111,13 +118,14 @@ class Ledger:
             return nothing
         units = self.units[:, index]
         if operation == "threshold_test":
-            return updates + (units.sum(1) if neuron.multi_spike else 0)
+            return updates + (units if neuron.multi_spike else 0)
         if neuron.reset == "none":
             return nothing
         if neuron.reset_delay:  # made up in the next turn, if there was one
-            made_up = np.arange(units.shape[1]) < self.turns[:, index, None] - 1
-            return (units * made_up).sum(1)
-        return units.sum(1)
+            made_up = np.zeros_like(units)
+            made_up[:, 1:] = units[:, :-1]
+            return made_up * taken
+        return units
 
     def synops(self, connection: str | None = None, kind: str = "delivered") -> np.ndarray:
         """(samples,) taps of one connection; without a name, the SynOps (classes ac and mac) of all.

@@ -1,5 +1,5 @@
 """Figures of a run that explain themselves: the raster of one sample, the membranes of some of its neurons, where its
-synaptic operations come from, and what they cost.
+synaptic operations come from, what they cost, and what stopping early would save.
 
 All take a run folder, a `Run` or a `Record`, and give a matplotlib `Figure` (no window, no global state); save it with
 `runs.save_figure`. A tick is drawn as a slot from t to t + 1, so the stop line stands right behind the last tick run.
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from eventsnn.simulation import Run
+    from eventsnn.study import Point
 
 SPIKE, FORWARDED, DECIDED, STOP = "#2b4a73", "#9a7b3c", "#d1495b", "#a3122b"
 SHADE, GREY, QUIET = "#dbe4ef", "#f3f3f3", "#8a8a8a"
@@ -312,6 +313,128 @@ def heatmap(
     assert image is not None
     figure.colorbar(image, cax=bar).ax.tick_params(labelsize=7)
     return figure
+
+
+_LINES = {
+    "fixed": ("#8a8a8a", "fixed number of ticks"),
+    "topk": ("#2b4a73", "Top-K gap, one threshold"),
+    "topk-calibrated": ("#d1495b", "Top-K gap, calibrated by tick"),
+    "confidence": ("#3a9188", "confidence"),
+    "entropy": ("#9a7b3c", "entropy"),
+    "conformal": ("#7b5aa6", "conformal set, one score"),
+    "conformal-calibrated": ("#e08e3c", "conformal set, calibrated by tick"),
+    "spike-gap": ("#2b4a73", "spike gap"),
+    "first-spike": ("#3f3f3f", "first spike"),
+    "budget": ("#8fb8de", "budget of SynOps"),
+}
+
+
+def tradeoff(
+    points: Sequence[Point],
+    axis: str = "synops",
+    *,
+    record: runs.Record | None = None,
+    table: str | None = None,
+    chosen: Point | None = None,
+) -> Figure:
+    """Accuracy of every policy of a sweep against what it spends, a line a family, its Wilson interval shaded.
+
+    points: of `study.sweep`. axis: "ticks", "synops" or "picojoule", per sample. record, table: named in the title.
+    chosen: a point to mark. The star is the optimal cutoff (OCT), which knows the labels: nothing that decides by the
+    outputs alone can be expected to reach it. A panel beside it enlarges the corner where accuracy is almost that of
+    the full run. Raises ValueError without points, for an unknown axis, or for picojoules that were not priced.
+    """
+    from matplotlib.figure import Figure
+
+    if not points:
+        raise ValueError("there is nothing to draw: the sweep has no points")
+    if axis not in ("ticks", "synops", "picojoule"):
+        raise ValueError(f"axis is {axis!r}, wanted ticks, synops or picojoule")
+    samples = points[0].samples
+    spent = {id(p): p.cost(axis) / samples for p in points}
+    largest = max(spent.values())
+    steps = {"ticks": ((1.0, ""),), "synops": ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))}
+    joule = ((1e9, "mJ"), (1e6, "µJ"), (1e3, "nJ"), (1.0, "pJ"))
+    size, unit = next((s, u) for s, u in steps.get(axis, joule) if largest >= s or s == 1)
+    what = {"ticks": "ticks per sample, mean", "synops": f"{unit} SynOps per sample, mean".strip()}
+    label = what.get(axis, f"{unit} per sample, mean ({table or 'energy table'})")
+
+    families = [f for f in _LINES if any(p.family == f for p in points)]
+    full = max((p for p in points if p.family == "fixed"), key=lambda p: p.ticks_run, default=None)
+    top, tall = 1.25 + 0.2 * -(-len(families) // 4), 3.9
+    height = top + tall + BOTTOM
+    figure = Figure(figsize=(WIDTH, height), dpi=120)
+    wide, near = (figure.add_axes((x, BOTTOM / height, 0.425, tall / height)) for x in (0.07, 0.565))
+    for axes in (wide, near):
+        for family in families:
+            line = sorted((p for p in points if p.family == family), key=lambda p: (spent[id(p)], p.accuracy))
+            x = [spent[id(p)] / size for p in line]
+            y = [100 * p.accuracy for p in line]
+            colour = _LINES[family][0]
+            low, high = ([100 * p.interval[i] for p in line] for i in (0, 1))
+            # bands lie on each other: all together are a quarter opaque
+            axes.fill_between(x, low, high, color=colour, alpha=0.28 / len(families), linewidth=0, zorder=2)
+            alone, dashed = len(line) == 1, (0, (4, 2)) if family == "fixed" else "-"
+            mark = "D" if alone else "o" if len(line) <= 20 else "None"
+            axes.plot(x, y, color=colour, linestyle=dashed, linewidth=1.6, zorder=4)
+            axes.plot(x, y, marker=mark, color=colour, linestyle="", markersize=5 if alone else 3.2, zorder=5)
+        for p in points:
+            if p.family == "oracle":
+                place = (spent[id(p)] / size, 100 * p.accuracy)
+                axes.plot(*place, "*", color="black", markersize=13, zorder=7, markeredgecolor="white")
+        if full is not None:
+            axes.axhline(100 * full.accuracy, color=QUIET, linewidth=0.8, linestyle=":", zorder=1)
+        if chosen is not None:
+            place = (chosen.cost(axis) / chosen.samples / size, 100 * chosen.accuracy)
+            axes.plot(
+                *place, "o", markersize=11, markerfacecolor="none", markeredgecolor=STOP, markeredgewidth=2, zorder=8
+            )
+        axes.set_xlabel(label, fontsize=9)
+        axes.tick_params(labelsize=8, colors="#555555")
+        axes.grid(color="#ececec", linewidth=0.7)
+        axes.set_axisbelow(True)
+        for side in axes.spines.values():
+            side.set_color("#c8c8c8")
+    wide.set_ylabel("accuracy in %", fontsize=9)
+    wide.set_xlim(left=0)
+    _enlarge(near, points, spent, size, full)
+    wide.set_title("all thresholds", fontsize=9, color="#555555", loc="left")
+    near.set_title("near the accuracy of the full run", fontsize=9, color="#555555", loc="left")
+
+    source = [] if record is None else [record.run[key]["file"] for key in ("network", "input")]
+    names = " on ".join(Path(name).name for name in source if name)
+    _line(figure, 0.26, f"What stopping early saves: {names or 'a run'}", size=12, weight="bold")
+    about = f"{samples:,} samples; "
+    if full is not None:
+        about += f"full run, dotted: {full.accuracy:.2%} after {full.mean_stop:g} ticks; "
+    _line(figure, 0.5, about + "shaded: 95 % intervals (Wilson)", size=8.5)
+    marks = [
+        f"★ optimal cutoff, which knows the labels: {p.accuracy:.2%} after {p.mean_stop:.2f} ticks"
+        for p in points
+        if p.family == "oracle"
+    ]
+    if chosen is not None:
+        marks.append(f"○ cheapest on the calibration samples: {chosen.accuracy:.2%} after {chosen.mean_stop:.2f} ticks")
+    _line(figure, 0.71, ";  ".join(marks), size=8.5)
+    for i, family in enumerate(families):
+        colour, words = _LINES[family]
+        column, row = i % 4, i // 4
+        _line(figure, 1.0 + 0.2 * row, f"■ {words}", x=MARGIN + 0.05 + 2.62 * column, size=8.5, color=colour)
+    return figure
+
+
+def _enlarge(axes: Axes, points: Sequence[Point], spent: Mapping[int, float], size: float, full: Point | None) -> None:
+    """The corner of a trade-off that matters: from the star to where the curves have joined the full run."""
+    end = 100 * (full.accuracy if full is not None else max(p.accuracy for p in points))
+    reached = [p for p in points if 100 * p.accuracy >= end - 1.0]
+    firsts = {p.family: spent[id(p)] / size for p in sorted(reached, key=lambda p: -spent[id(p)])}
+    sensible = [x for family, x in firsts.items() if family != "fixed"]
+    left = min(sensible, default=0.0)
+    right = max(sensible, default=max(spent.values()) / size)
+    room = 0.25 * (right - left) or 0.1 * right or 1.0
+    axes.set_xlim(max(0.0, left - room), right + 3 * room)
+    top = max(end, *(100 * p.accuracy for p in points))
+    axes.set_ylim(end - 3.0, min(100.2, top + 1.0))
 
 
 # ------------------------------------------------------------------------------------------------- what is drawn

@@ -21,12 +21,13 @@ from eventsnn.ledger import KINDS as BOOKED
 from eventsnn.ledger import OPERATIONS, wilson
 from eventsnn.network import Connection, Conv, Network
 from eventsnn.neurons import IF
-from eventsnn.watchdog import StopReason
+from eventsnn.watchdog import StopReason, predictions_by_tick
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from eventsnn.simulation import Run
+    from eventsnn.study import Search
 
 SCHEMA = 1
 KINDS = (*BOOKED, "in_flight")
@@ -86,6 +87,7 @@ def summary(run: Run, facts: Facts) -> dict[str, Any]:
         "mode": run.mode,
         "ticks": int(run.ticks),
         "cutoff": str(run.policy),
+        **({} if run.calibration is None else {"calibration": dict(run.calibration)}),
         "dtype": run.dtype,
         "seed": run.seed,
         "layer_delay": run.layer_delay,
@@ -157,17 +159,6 @@ def versions() -> dict[str, str]:
 def stop_reason_name(reason: int) -> str:
     """A stop reason as the files spell it: "horizon", "spike-gap"."""
     return StopReason(reason).name.lower().replace("_", "-")
-
-
-def predictions_by_tick(outputs: np.ndarray, margins: np.ndarray) -> np.ndarray:
-    """(samples, ticks) the class that leads at the end of each tick.
-
-    outputs: (samples, ticks, classes). margins: same shape, breaks ties; or (samples, ticks, 0). Then the lowest index.
-    """
-    if not margins.shape[-1]:
-        return outputs.argmax(-1)
-    leading = outputs == outputs.max(-1, keepdims=True)
-    return np.where(leading, margins, -np.inf).argmax(-1)
 
 
 def _accuracy_by_tick(run: Run) -> list[float] | None:
@@ -323,6 +314,8 @@ def closing_lines(found: Mapping[str, Any], seconds: float | None = None) -> lis
     reasons = ", ".join(f"{name}: {count:,}" for name, count in found["stop_reasons"].items())
     lines.append(f"stopped after {found['mean_stop']:.2f} of {found['ticks']} ticks on average ({reasons})")
     lines.append(f"tied predictions: {found['ties']:,} of {samples:,} ({found['ties'] / samples:.2%})")
+    if "calibration" in found:
+        lines.append(calibration_line(found["calibration"], samples))
     synops = found["synops"]
     per_sample = f"{synops['delivered'] / samples:,.0f}"
     counted = f"SynOps {synops['delivered']:,} delivered, {per_sample} per sample"
@@ -341,6 +334,17 @@ def closing_lines(found: Mapping[str, Any], seconds: float | None = None) -> lis
         rate = synops["delivered"] / seconds
         lines.append(f"{seconds:.2f} s, {samples / seconds:,.1f} samples/s, {rate:.3g} SynOps/s")
     return lines
+
+
+def calibration_line(calibration: Mapping[str, Any], samples: int) -> str:
+    """What to think of a calibrated cutoff on these samples."""
+    known = f"the cutoff was calibrated on {calibration['samples']:,} samples ({calibration['file']})"
+    if not calibration["overlap"]:
+        return f"{known}, none of them among these"
+    return (
+        f"WARNING: {known}, and {calibration['overlap']:,} of these {samples:,} are among them: "
+        "accuracy and stops are flattered"
+    )
 
 
 # -------------------------------------------------------------------------------------- energy and other people's rules
@@ -438,6 +442,118 @@ def energy_csv(accounts: Sequence[Mapping[str, Any]]) -> str:
         for part, picojoule in layer["parts"].items()
     ]
     return _csv(("table", "layer", "part", "picojoule"), rows)
+
+
+_UNITS = {"ticks": "ticks_run", "synops": "synops", "picojoule": "picojoule"}
+
+
+def cost_words(cost: str, total: float, samples: int) -> str:
+    """A cost of a sweep, per sample: "3.21 ticks", "47,395 SynOps", "53 nJ"."""
+    if cost == "picojoule":
+        return joules(total / samples)
+    return f"{total / samples:.2f} ticks" if cost == "ticks" else f"{quantity(total / samples)} SynOps"
+
+
+def sweep_table(rows: Sequence[Mapping[str, Any]], axis: str, lose: float = 0.5) -> Table:
+    """A table of a sweep: of every family the cheapest cutoff that loses at most `lose` points on these samples.
+
+    rows: of `study.Point.row`. axis: "ticks", "synops" or "picojoule", which is to be small.
+    """
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("cutoff", no_wrap=True)
+    for title in ("threshold", "accuracy", "95 % interval", "ticks", "SynOps", "energy", "saved"):
+        table.add_column(title, justify="right", no_wrap=True)
+    key = _UNITS[axis]
+    end = max((r for r in rows if r["family"] == "fixed"), key=lambda r: r["threshold"])
+    good = [r for r in rows if r["correct"] >= end["correct"] - lose / 100 * r["samples"]]
+    firsts = {r["family"]: r for r in sorted(good, key=lambda r: (r[key], -r["correct"]), reverse=True)}
+    for row in sorted(firsts.values(), key=lambda r: r[key]):
+        _add_point(table, row, end, key)
+    table.add_section()
+    _add_point(table, {**end, "family": "full run"}, end, key)
+    table.caption_justify = "left"
+    table.caption = (
+        f"the cheapest threshold of each family that loses at most {lose:g} points here; chosen on these very samples, "
+        "so they flatter (--calibration with --lose chooses on others); all points: sweep.csv"
+    )
+    return table
+
+
+def _add_point(table: Table, row: Mapping[str, Any], end: Mapping[str, Any], key: str) -> None:
+    shown = row["threshold"]
+    table.add_row(
+        row["family"],
+        "" if shown is None else f"{shown:.4g}",
+        f"{row['accuracy']:.2%}",
+        f"{row['low']:.2%} to {row['high']:.2%}",
+        f"{row['mean_stop']:.2f}",
+        quantity(row["mean_synops"]),
+        "" if row["picojoule"] is None else joules(row["mean_picojoule"]),
+        f"{1 - row[key] / end[key]:.1%}" if end[key] else "",
+    )
+
+
+def sweep_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The text of sweep.csv: a row for each policy of a sweep (`study.Point.row`), empty where there is no number."""
+    return _csv(rows[0] if rows else [], (("" if v is None else v for v in row.values()) for row in rows))
+
+
+def search_json(search: Search) -> dict[str, Any]:
+    """A search as JSON values: the wanted accuracy, the best cutoff, the best of every family, on both sample sets."""
+
+    def pair(chosen: Any) -> dict[str, Any]:
+        return {"calibration": chosen.calibration.row(), "held_out": chosen.held_out.row()}
+
+    return {
+        "wanted": search.wanted,
+        "cost": search.cost,
+        "best": pair(search.best),
+        "families": [pair(c) for c in search.families],
+        "full": pair(search.full),
+    }
+
+
+def search_lines(search: Search) -> list[Any]:
+    """A search for the terminal: what was chosen on the calibration samples, and what it gives on the held-out ones."""
+    from rich.table import Table
+
+    cost = search.cost.partition(":")[0]
+    key = _UNITS[cost]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("cutoff", no_wrap=True)
+    for title in ("threshold", "calibration", "held out", "95 % interval", "ticks", "SynOps", "energy", "saved"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for chosen in [*search.families, search.full]:
+        if chosen is search.full:
+            table.add_section()
+        row, whole_run = chosen.held_out.row(), search.full.held_out.row()
+        table.add_row(
+            "full run" if chosen is search.full else row["family"],
+            "" if row["threshold"] is None else f"{row['threshold']:.4g}",
+            f"{chosen.calibration.accuracy:.2%}",
+            f"{row['accuracy']:.2%}",
+            f"{row['low']:.2%} to {row['high']:.2%}",
+            f"{row['mean_stop']:.2f}",
+            quantity(row["mean_synops"]),
+            "" if row["picojoule"] is None else joules(row["mean_picojoule"]),
+            f"{1 - row[key] / whole_run[key]:.1%}" if whole_run[key] else "",
+        )
+    best, end = search.best, search.full.held_out
+    point = best.held_out
+    text = str(point.policy)
+    low, high = point.interval
+    spent = cost_words(cost, point.cost(cost), point.samples)
+    whole = cost_words(cost, end.cost(cost), end.samples)
+    return [
+        f"the cheapest that keeps {search.wanted:.2%} on the {best.calibration.samples:,} calibration samples: "
+        f"{text if len(text) <= 100 else point.family + ', see --json for its thresholds'}",
+        f"held out: accuracy {point.accuracy:.2%} ({low:.2%} to {high:.2%}), full run {end.accuracy:.2%}; "
+        f"{spent} a sample against {whole}",
+        "",
+        table,
+    ]
 
 
 _RULES = {

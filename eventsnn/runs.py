@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eventsnn import conventions, report
+from eventsnn.energy import BY_TICK, counts_by_tick
 from eventsnn.inputs import EVENT, digest
 from eventsnn.network import spread
 from eventsnn.neurons import IF
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from eventsnn.simulation import Run
 
 PART = ".part"
-TRACE = ("outputs", "margins", "synops", "stop_time", "predictions", "tied", "stop_reason", "labels")
+TRACE = ("outputs", "margins", "synops", "stop_time", "predictions", "tied", "stop_reason", "labels", "digests")
+COUNTS = "operations"  # what was done by tick, in trace.h5 as well; read only where it is asked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +41,12 @@ class Record:
 
     run: the content of `run.json`. network: the content of `network.json`. trace: arrays by name, outputs and margins
     (samples, ticks, classes), synops (samples, ticks), stop_time, predictions, tied, stop_reason and, where known,
-    labels (samples,). events: structured array (sample, time, population, neuron, value) or None. potentials: by
-    population, (samples, ticks, *shape), NaN past the stop, or None. thresholds: by population, as far as it spikes and
-    has potentials, a number or an array that broadcasts against its shape. emitted: by population, (samples, *shape)
-    int64 events of every neuron, or None. fan_out: by connection, (*source shape) structural taps of one event of every
-    source neuron, or None. digest: (samples, populations) of the events, of a run in memory that recorded them, or None
-    (`inputs.digest`). first: the index of the first sample held.
+    labels (samples,), digests (samples, 6) of the inputs. events: structured array (sample, time, population, neuron,
+    value) or None. potentials: by population, (samples, ticks, *shape), NaN past the stop, or None. thresholds: by
+    population, as far as it spikes and has potentials, a number or an array that broadcasts against its shape. emitted:
+    by population, (samples, *shape) int64 events of every neuron, or None. fan_out: by connection, (*source shape)
+    structural taps of one event of every source neuron, or None. digest: (samples, populations) of the events, of a run
+    in memory that recorded them, or None (`inputs.digest`). first: the index of the first sample held.
     """
 
     run: Mapping[str, Any]
@@ -99,6 +101,7 @@ def write(run: Run, folder: Path, facts: report.Facts) -> dict[str, Any]:
     with _new_hdf5(folder, "trace.h5") as put:
         for name, array in record.trace.items():
             put(name, array)
+        put(COUNTS, counts_by_tick(run.ledger, run.network))
     if record.events is not None:
         with _new_hdf5(folder, "events.h5") as put:
             for name in record.events.dtype.names or ():
@@ -220,6 +223,17 @@ def save_run(
     except BaseException:
         abandon(target)
         raise
+
+
+def read_counts(folder: str | Path) -> np.ndarray | None:
+    """What a run did by tick, from its folder: see `energy.counts_by_tick`. None where an older version wrote it."""
+    with _open(Path(folder) / "trace.h5") as store:
+        if COUNTS not in store.names:
+            return None
+        counts = store.read(COUNTS)
+    if counts.ndim != 3 or counts.shape[2] != len(BY_TICK):
+        raise ValueError(f"{folder}: trace.h5 has {COUNTS} of shape {counts.shape}; run it again with this version")
+    return counts
 
 
 def read_timing(folder: str | Path) -> dict[str, Any]:

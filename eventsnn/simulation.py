@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from eventsnn import kernels_sync as k
-from eventsnn.inputs import EVENT, Events, check_events, event_ticks, latency_events, prepare_images, rate_events
+from eventsnn.inputs import (
+    EVENT,
+    Events,
+    arrange_images,
+    check_events,
+    event_ticks,
+    latency_events,
+    prepare_images,
+    rate_events,
+    sample_digests,
+)
 from eventsnn.ledger import Ledger
 from eventsnn.network import Network
 from eventsnn.neurons import IF, Integrator
 from eventsnn.parallel import map_chunks
-from eventsnn.watchdog import Policy, StopReason, Trace, check_policy, default_policy
+from eventsnn.watchdog import (
+    Oracle,
+    Policy,
+    StopReason,
+    Trace,
+    check_policy,
+    default_policy,
+    stably_right,
+)
 from eventsnn.wiring import Wiring, channels_last, fan_out, wire
 
 COUNTS = ("spikes", "connections", "sources")
@@ -31,8 +49,9 @@ class Run:
     counts. events: recorded spikes as a structured array (sample, time, population, neuron, value) ordered by sample,
     time and depth, or None; of the populations named in recorded. potentials: membranes after each tick, (N, T, *shape)
     by population, or None. queue_pushed, queue_popped, queue_peak: (N,) entries the simulator's own queue took, gave
-    back, and held at most; unlike all other counts they depend on what is recorded. seconds: wall time without
-    compilation.
+    back, and held at most; unlike all other counts they depend on what is recorded. digests: (N, 6) uint8, of the
+    inputs (`inputs.sample_digests`). calibration: with a calibrated policy, the name of its file, the number of samples
+    it was calibrated on, and how many of this run's are among them (overlap). seconds: wall time without compilation.
     """
 
     network: Network
@@ -54,6 +73,8 @@ class Run:
     queue_pushed: np.ndarray
     queue_popped: np.ndarray
     queue_peak: np.ndarray
+    digests: np.ndarray
+    calibration: Mapping[str, str | int] | None
     seconds: float
 
     @property
@@ -166,18 +187,20 @@ def simulate(
         raise ValueError(f"mode is {mode!r}; this version runs mode 'sync'")
     if dtype not in ("float32", "float64"):
         raise ValueError(f"dtype is {dtype!r}, wanted 'float32' or 'float64'")
-    if layer_delay:
-        network = network.with_layer_delay(layer_delay)
     if count not in COUNTS:
         raise ValueError(f"count is {count!r}, wanted one of {', '.join(COUNTS)}")
     ticks = _horizon(network, ticks)
     policy = watchdog if watchdog is not None else default_policy(network)
     output = network[network.output]
     check_policy(policy, network.readout, output.size)
+    check_calibrated(policy, network, ticks, layer_delay)
+    if layer_delay:
+        network = network.with_layer_delay(layer_delay)
     if count == "spikes" and policy.reason == StopReason.BUDGET:
         raise ValueError("a budget of SynOps needs them counted; run with count='connections'")
     recorded, membranes = _recorded(network, record)
     samples = _prepare(network, inputs, layout, dtype)
+    digests = sample_digests(inputs if isinstance(inputs, Events) else arrange_images(inputs, network, layout))
     labels = _labels(labels, len(samples), output.size)
     wiring = wire(network, ticks, np.dtype(dtype), recorded, membranes)
     worker = _Worker(network, wiring, samples, ticks, policy, count, dtype, seed)
@@ -192,43 +215,89 @@ def simulate(
         if progress is not None:
             progress(len(part))
     seconds = time.perf_counter() - started
-    return _pack(network, wiring, worker, results, labels, layer_delay, seconds, recorded, membranes)
+    return _pack(network, wiring, worker, results, labels, layer_delay, seconds, recorded, membranes, digests)
+
+
+def check_calibrated(policy: Policy, network: Network, ticks: int, layer_delay: int = 0) -> None:
+    """Refuse, in a sentence, a policy that was calibrated for another network, another readout or fewer ticks."""
+    known = getattr(policy, "calibrated", None)
+    if known is not None:
+        from eventsnn.store import network_hash
+
+        found = network_hash(network)
+        if layer_delay and known.network != found:  # calibrated on a run in memory, whose network has its delays in
+            found = network_hash(network.with_layer_delay(layer_delay))
+        known.check(found, network.readout, ticks, layer_delay)
+
+
+class Replays:
+    """Replays of many policies over one trace: what is the same for every threshold is worked out once.
+
+    Results are those of `replay`. trace: of recorded runs, which must not change meanwhile.
+    """
+
+    def __init__(self, trace: Trace):
+        self.trace = trace
+        n, ticks, _ = trace.outputs.shape
+        self.outputs, self.margins = np.ascontiguousarray(trace.outputs), np.ascontiguousarray(trace.margins)
+        self.whole = np.isfinite(trace.outputs).all(2)
+        self.leading, self.tied = np.zeros((n, ticks), np.int64), np.zeros((n, ticks), bool)
+        k.lead(self.outputs, self.margins, self.leading, self.tied)
+        self.weighed: dict[tuple[int, float, int], np.ndarray] = {}
+
+    def __call__(self, policy: Policy) -> Replayed:
+        """What `policy` would have done, see `replay`."""
+        trace = self.trace
+        n, ticks, classes = trace.outputs.shape
+        check_policy(policy, trace.readout, classes, live=False)
+        if isinstance(policy, Oracle):
+            return self._oracle()
+        code, stop, reason = _CODES[policy.reason], np.zeros(n, np.int64), np.zeros(n, np.int64)
+        k.decide(code, policy.thresholds(ticks), self._evidence(policy, code), stop, reason)
+        rows = np.arange(n)
+        wrong = np.flatnonzero((stop > trace.stop_time) | ~self.whole[rows, stop - 1])
+        if wrong.size:
+            first = int(wrong[0])
+            raise ValueError(
+                f"sample {first} was stopped after {trace.stop_time[first]} ticks, before {policy} would decide; "
+                "replay needs a run with cutoff fixed"
+            )
+        reason = np.where(reason == k.STOPPED, int(policy.reason), int(StopReason.HORIZON))
+        return Replayed(stop, self.leading[rows, stop - 1], self.tied[rows, stop - 1], reason)
+
+    def _evidence(self, policy: Policy, code: int) -> np.ndarray:
+        """(samples, ticks) float64: what the policy holds against its thresholds."""
+        trace = self.trace
+        synops = trace.synops if trace.asked is None else trace.asked
+        if synops.shape[1] < trace.outputs.shape[1]:
+            if policy.reason == StopReason.BUDGET:
+                raise ValueError(
+                    "the trace has no SynOps by tick to hold against a budget; run with count='connections'"
+                )
+            synops = np.zeros(trace.outputs.shape[:2], np.int64)
+        key = (code, float(getattr(policy, "scale", 1.0)), int(getattr(policy, "size", 1)))
+        if key not in self.weighed:
+            self.weighed[key] = np.zeros(trace.outputs.shape[:2])
+            k.weigh(*key, self.outputs, np.ascontiguousarray(synops), self.weighed[key])
+        return self.weighed[key]
+
+    def _oracle(self) -> Replayed:
+        """The optimal cutoff timestep of every sample: Wu et al., `Evaluator.py` (A.2 of their method)."""
+        stable = stably_right(self.trace)
+        n, ticks = stable.shape
+        decided, rows = stable.any(1), np.arange(n)
+        stop = np.where(decided, stable.argmax(1) + 1, ticks)
+        reason = np.where(decided, int(StopReason.ORACLE), int(StopReason.HORIZON))
+        return Replayed(stop, self.leading[rows, stop - 1], self.tied[rows, stop - 1], reason)
 
 
 def replay(trace: Trace, policy: Policy) -> Replayed:
     """What `policy` would have done on recorded runs: the same as a live run, sample by sample.
 
-    Raises ValueError when a trace ends before the policy would have stopped: what was not run cannot be replayed.
+    `Oracle` needs labels and full runs. Raises ValueError when a trace ends before the policy would have stopped: what
+    was not run cannot be replayed.
     """
-    n, ticks, classes = trace.outputs.shape
-    check_policy(policy, trace.readout, classes)
-    if policy.reason == StopReason.BUDGET and trace.synops.shape[1] < ticks:
-        raise ValueError("the trace has no SynOps by tick to hold against a budget; run with count='connections'")
-    synops = trace.synops if trace.synops.shape[1] == ticks else np.zeros((n, ticks), np.int64)
-    whole = np.isfinite(trace.outputs).all(2)
-    stop, prediction = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    tied, reason = np.zeros(n, bool), np.zeros(n, np.int64)
-    scale = float(getattr(policy, "scale", 1.0))
-    k.replay(
-        _CODES[policy.reason],
-        policy.thresholds(ticks),
-        scale,
-        np.ascontiguousarray(trace.outputs),
-        np.ascontiguousarray(trace.margins),
-        np.ascontiguousarray(synops),
-        stop,
-        prediction,
-        tied,
-        reason,
-    )
-    beyond = np.flatnonzero(stop > trace.stop_time)
-    if beyond.size or not whole[np.arange(n), stop - 1].all():
-        first = int(beyond[0]) if beyond.size else int(np.flatnonzero(~whole[np.arange(n), stop - 1])[0])
-        raise ValueError(
-            f"sample {first} was stopped after {trace.stop_time[first]} ticks, before {policy} would decide; "
-            "replay needs a run with cutoff fixed"
-        )
-    return Replayed(stop, prediction, tied, np.where(reason == k.STOPPED, int(policy.reason), 0))
+    return Replays(trace)(policy)
 
 
 # --------------------------------------------------------------------------------------------------------- prepare
@@ -293,6 +362,8 @@ _CODES = {
     StopReason.ENTROPY: k.POLICY_ENTROPY,
     StopReason.FIRST_SPIKE: k.POLICY_FIRST,
     StopReason.BUDGET: k.POLICY_BUDGET,
+    StopReason.CONFORMAL: k.POLICY_CONFORMAL,
+    StopReason.TICKS: k.POLICY_FIXED,
 }
 
 
@@ -317,7 +388,7 @@ class _Worker:
         self.network, self.wiring, self.samples, self.ticks = network, wiring, samples, ticks
         self.policy, self.dtype, self.seed = policy, np.dtype(dtype), seed
         self.thresholds = policy.thresholds(ticks)
-        self.scale = float(getattr(policy, "scale", 1.0))
+        self.scale, self.size = float(getattr(policy, "scale", 1.0)), int(getattr(policy, "size", 1))
         self.shape = network.input.shape
         self.to_last = np.argsort(channels_last(self.shape))  # channels-first unit -> channels-last unit
         self.tick_us = None if network.tick_seconds is None else network.tick_seconds * 1e6
@@ -339,7 +410,7 @@ class _Worker:
 
     def _kernel(self, state: k.State, feed: k.Feed, ticks: int, fresh: bool) -> int:
         code, plan = _CODES[self.policy.reason], self.wiring.plan
-        return k.run(plan, state, feed, ticks, code, self.thresholds, self.scale, fresh)
+        return k.run(plan, state, feed, ticks, code, self.thresholds, self.scale, self.size, fresh)
 
     def _run(self, state: k.State, index: int) -> _Sample:
         feed = self._feed(index)
@@ -502,6 +573,7 @@ def _pack(
     seconds: float,
     recorded: list[str],
     membranes: list[str],
+    digests: np.ndarray,
 ) -> Run:
     count = len(results)
 
@@ -522,6 +594,7 @@ def _pack(
         stop_time=stop_time,
         readout=network.readout,
         labels=labels,
+        asked=None,
     )
     names = tuple(c.label for c in network.connections)
     depths = network.depths()
@@ -547,6 +620,9 @@ def _pack(
         stop_time=stop_time,
         turns=stop_time[:, None] - ((reason != int(StopReason.HORIZON))[:, None] & behind),
     )
+    if behind.any() and worker.count != "spikes":
+        trace = replace(trace, asked=_asked(network, ledger, trace.synops, behind))
+    known = getattr(worker.policy, "calibrated", None)
     return Run(
         network=network,
         mode="sync",
@@ -567,8 +643,24 @@ def _pack(
         queue_pushed=of_samples("pushed"),
         queue_popped=of_samples("popped"),
         queue_peak=of_samples("peak"),
+        digests=digests,
+        calibration=None
+        if known is None
+        else {"file": known.file, "samples": len(known.digests), "overlap": known.overlap(digests)},
         seconds=seconds,
     )
+
+
+def _asked(network: Network, ledger: Ledger, synops: np.ndarray, behind: np.ndarray) -> np.ndarray:
+    """(samples, ticks) SynOps delivered between questions: those behind the output come after the tick's question."""
+    numbers = {p.name: i for i, p in enumerate(network.populations)}
+    asked = synops.copy()
+    for c in network.connections:
+        if behind[numbers[c.target]] and ledger.tap_class[c.label] in ("ac", "mac"):
+            late = ledger.synops_by_tick(c.label, "delivered")
+            asked -= late
+            asked[:, 1:] += late[:, :-1]
+    return asked
 
 
 def _events(network: Network, results: list[_Sample]) -> np.ndarray:

@@ -254,7 +254,7 @@ def test_more_ticks_than_the_tables_have(command, files):
         ("spike-gap", "needs a value"),
         ("topk:1.5", "on=counts"),
         ("confidence:1.5,on=counts", "probability"),
-        ("fixed:3", "no value"),
+        ("first-spike:3", "no value"),
         ("topk:1/2,on=counts", "2 values of beta for 12 ticks"),
     ],
 )
