@@ -31,6 +31,7 @@ plot_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Draw a
 app.add_typer(plot_app, name="plot")
 
 CIFAR_SHAPE = (3, 32, 32)
+CONVERTED_TICKS = 64  # of a converted network, unless it is told
 
 
 def main() -> None:
@@ -263,7 +264,9 @@ def convert(
     ] = None,
     readout: Annotated[str, typer.Option(help="sum: summed logits; spikes: spiking output neurons")] = "sum",
     comparator: Annotated[str, typer.Option(help="ge: fires at u >= threshold; gt: at u > threshold")] = "ge",
-    ticks: Annotated[int, typer.Option(help="run length to store as the default")] = 64,
+    ticks: Annotated[
+        int | None, typer.Option(help="run length to store as the default; 64, or what TEBN's tables allow")
+    ] = None,
     cutoff: Annotated[str | None, typer.Option(help="cutoff to store as the default")] = None,
     input_shape: Annotated[str | None, typer.Option(help="C,H,W of one sample, where no images tell")] = None,
     check: Annotated[
@@ -305,6 +308,8 @@ def convert(
         ticks=ticks,
         origin=origin,
     )
+    if network.ticks is None:
+        network = replace(network, ticks=CONVERTED_TICKS)
     if policy is not None:
         check_policy(policy, network.readout, network[network.output].size)
         network = replace(network, cutoff=str(policy))
@@ -317,7 +322,8 @@ def convert(
         f"{output}: {len(network.populations)} populations, {neurons:,} neurons, {len(network.connections)} connections"
     )
     if samples is not None:
-        _show_check(module, network, samples, ticks, jobs)
+        assert network.ticks is not None
+        _show_check(module, network, samples, network.ticks, jobs)
 
 
 def _shape(text: str | None, model: str, images: Path | None) -> tuple[int, ...]:

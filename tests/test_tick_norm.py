@@ -20,7 +20,7 @@ from eventsnn.neurons import IF, LIF, Relay
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.modules import TEBN, LeakyNeuron, neurons, running, spiking_outputs
+from tools.modules import TEBN, LeakyNeuron, neurons, nmnist_tebn, running, spiking_outputs
 
 TICKS, SAMPLES = 6, 5
 
@@ -501,3 +501,24 @@ def test_multi_step_neurons_have_no_activation():
     network = from_torch(module, images(1))
     with pytest.raises(ValueError, match="is a spiking module without an activation to compare with; use verify"):
         conversion_check(module, network, images(), np.zeros(SAMPLES), [4], es.simulate)
+
+
+def test_the_command_takes_as_many_ticks_as_the_tables_have(tmp_path, monkeypatch, capsys):
+    """`convert` without --ticks stores the tables' length; with more, it is refused in one sentence."""
+    from eventsnn.cli import main
+
+    torch.manual_seed(0)
+    checkpoint, output = tmp_path / "tebn.pt", tmp_path / "tebn.h5"
+    torch.save(nmnist_tebn().state_dict(), checkpoint)
+    words = ["convert", str(checkpoint), "--model", "tools.modules:nmnist_tebn", "--input-shape", "2,34,34"]
+    monkeypatch.setattr("sys.argv", ["eventsnn", *words, "-o", str(output)])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 0
+    assert es.load(output).ticks == 10
+    monkeypatch.setattr("sys.argv", ["eventsnn", *words, "--ticks", "11", "-o", str(tmp_path / "more.h5")])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert "ticks is 11, but the per-tick tables end after 10" in capsys.readouterr().err
+    assert not (tmp_path / "more.h5").exists()
