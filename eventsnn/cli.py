@@ -110,11 +110,7 @@ def simulate(
     if count not in ("connections", "sources"):
         raise ValueError(f"count is {count!r}, wanted connections or sources")
     weights = weights or packaged("digits.h5")
-    network = _load(weights, assume)
-    if tick is not None:
-        network = replace(network, tick_seconds=_seconds(tick))
-    if encoding is not None:
-        network = replace(network, encoding=encoding)
+    network = _load(weights, assume, tick, encoding)
     samples = _read(input or packaged("digits-heldout.npz"), network, keys=keys, layout=layout, limit=limit)
     policy = None if cutoff is None else parse_policy(cutoff)
     facts = _facts(weights, network, samples, assume)
@@ -174,10 +170,13 @@ def packaged(name: str) -> Path:
     raise ValueError(f"the packaged file {name} is missing from this installation; install eventsnn again")
 
 
-def _load(path: Path, assume: str | None) -> Network:
+def _load(path: Path, assume: str | None, tick: str | None = None, encoding: str | None = None) -> Network:
     from eventsnn import store
 
-    return store.load(path, assume=assume)
+    network = store.load(path, assume=assume)
+    if tick is not None:
+        network = replace(network, tick_seconds=_seconds(tick))
+    return network if encoding is None else replace(network, encoding=encoding)
 
 
 def _read(path: Path, network: Network, **options: Any) -> Samples:
@@ -552,11 +551,7 @@ def _full_run(
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}, wanted 1 or more worker threads")
     path = weights or packaged("digits.h5")
-    network = _load(path, assume)
-    if tick is not None:
-        network = replace(network, tick_seconds=_seconds(tick))
-    if encoding is not None:
-        network = replace(network, encoding=encoding)
+    network = _load(path, assume, tick, encoding)
     samples = _read(input, network, **options)
     if samples.labels is None:
         raise ValueError(f"{input} has no labels; calibration compares answers with them")

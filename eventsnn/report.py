@@ -459,12 +459,7 @@ def sweep_table(rows: Sequence[Mapping[str, Any]], axis: str, lose: float = 0.5)
 
     rows: of `study.Point.row`. axis: "ticks", "synops" or "picojoule", which is to be small.
     """
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("cutoff", no_wrap=True)
-    for title in ("threshold", "accuracy", "95 % interval", "ticks", "SynOps", "energy", "saved"):
-        table.add_column(title, justify="right", no_wrap=True)
+    table = _points_table("accuracy")
     key = _UNITS[axis]
     end = max((r for r in rows if r["family"] == "fixed"), key=lambda r: r["threshold"])
     good = [r for r in rows if r["correct"] >= end["correct"] - lose / 100 * r["samples"]]
@@ -481,11 +476,23 @@ def sweep_table(rows: Sequence[Mapping[str, Any]], axis: str, lose: float = 0.5)
     return table
 
 
-def _add_point(table: Table, row: Mapping[str, Any], end: Mapping[str, Any], key: str) -> None:
+def _points_table(*accuracies: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("cutoff", no_wrap=True)
+    for title in ("threshold", *accuracies, "95 % interval", "ticks", "SynOps", "energy", "saved"):
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def _add_point(table: Table, row: Mapping[str, Any], end: Mapping[str, Any], key: str, *before: float) -> None:
+    """A row of a `_points_table`. before: accuracies on other samples, to stand before the row's own."""
     shown = row["threshold"]
     table.add_row(
         row["family"],
         "" if shown is None else f"{shown:.4g}",
+        *(f"{accuracy:.2%}" for accuracy in before),
         f"{row['accuracy']:.2%}",
         f"{row['low']:.2%} to {row['high']:.2%}",
         f"{row['mean_stop']:.2f}",
@@ -517,29 +524,13 @@ def search_json(search: Search) -> dict[str, Any]:
 
 def search_lines(search: Search) -> list[Any]:
     """A search for the terminal: what was chosen on the calibration samples, and what it gives on the held-out ones."""
-    from rich.table import Table
-
     cost = search.cost.partition(":")[0]
     key = _UNITS[cost]
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("cutoff", no_wrap=True)
-    for title in ("threshold", "calibration", "held out", "95 % interval", "ticks", "SynOps", "energy", "saved"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for chosen in [*search.families, search.full]:
-        if chosen is search.full:
-            table.add_section()
-        row, whole_run = chosen.held_out.row(), search.full.held_out.row()
-        table.add_row(
-            "full run" if chosen is search.full else row["family"],
-            "" if row["threshold"] is None else f"{row['threshold']:.4g}",
-            f"{chosen.calibration.accuracy:.2%}",
-            f"{row['accuracy']:.2%}",
-            f"{row['low']:.2%} to {row['high']:.2%}",
-            f"{row['mean_stop']:.2f}",
-            quantity(row["mean_synops"]),
-            "" if row["picojoule"] is None else joules(row["mean_picojoule"]),
-            f"{1 - row[key] / whole_run[key]:.1%}" if whole_run[key] else "",
-        )
+    table, whole_run = _points_table("calibration", "held out"), search.full.held_out.row()
+    for chosen in search.families:
+        _add_point(table, chosen.held_out.row(), whole_run, key, chosen.calibration.accuracy)
+    table.add_section()
+    _add_point(table, {**whole_run, "family": "full run"}, whole_run, key, search.full.calibration.accuracy)
     best, end = search.best, search.full.held_out
     point = best.held_out
     text = str(point.policy)

@@ -252,8 +252,8 @@ class Replays:
         check_policy(policy, trace.readout, classes, live=False)
         if isinstance(policy, Oracle):
             return self._oracle()
-        code, stop, reason = _CODES[policy.reason], np.zeros(n, np.int64), np.zeros(n, np.int64)
-        k.decide(code, policy.thresholds(ticks), self._evidence(policy, code), stop, reason)
+        stop, reason = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        k.decide(_CODES[policy.reason], policy.thresholds(ticks), self.evidence(policy), stop, reason)
         rows = np.arange(n)
         wrong = np.flatnonzero((stop > trace.stop_time) | ~self.whole[rows, stop - 1])
         if wrong.size:
@@ -265,8 +265,8 @@ class Replays:
         reason = np.where(reason == k.STOPPED, int(policy.reason), int(StopReason.HORIZON))
         return Replayed(stop, self.leading[rows, stop - 1], self.tied[rows, stop - 1], reason)
 
-    def _evidence(self, policy: Policy, code: int) -> np.ndarray:
-        """(samples, ticks) float64: what the policy holds against its thresholds."""
+    def evidence(self, policy: Policy) -> np.ndarray:
+        """(samples, ticks) float64: what the policy holds against its thresholds, whichever these are."""
         trace = self.trace
         synops = trace.synops if trace.asked is None else trace.asked
         if synops.shape[1] < trace.outputs.shape[1]:
@@ -275,14 +275,14 @@ class Replays:
                     "the trace has no SynOps by tick to hold against a budget; run with count='connections'"
                 )
             synops = np.zeros(trace.outputs.shape[:2], np.int64)
-        key = (code, float(getattr(policy, "scale", 1.0)), int(getattr(policy, "size", 1)))
+        key = (_CODES[policy.reason], float(getattr(policy, "scale", 1.0)), int(getattr(policy, "size", 1)))
         if key not in self.weighed:
             self.weighed[key] = np.zeros(trace.outputs.shape[:2])
             k.weigh(*key, self.outputs, np.ascontiguousarray(synops), self.weighed[key])
         return self.weighed[key]
 
     def _oracle(self) -> Replayed:
-        """The optimal cutoff timestep of every sample: Wu et al., `Evaluator.py` (A.2 of their method)."""
+        """The optimal cutoff timestep of every sample: Wu et al., `Evaluator.py` in their code."""
         stable = stably_right(self.trace)
         n, ticks = stable.shape
         decided, rows = stable.any(1), np.arange(n)

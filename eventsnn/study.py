@@ -212,9 +212,9 @@ def _of_record(source: str | Path | runs.Record) -> Recorded:
 def optimal_cutoffs(trace: Trace) -> np.ndarray:
     """(N,) int64: the optimal cutoff timestep (OCT) of every sample, 1-based, with the labels' help.
 
-    Wu et al., `Evaluator.py` (A.2): correctness, made true only where it stays so; the last tick counts as right; the
-    first tick that is. So a sample that is never stably right has T, and the accuracy at OCT is that of the full run.
-    Raises ValueError without labels or full runs.
+    Wu et al., `Evaluator.py` in their code: correctness, made true only where it stays so; the last tick counts as
+    right; the first tick that is. So a sample that is never stably right has T, and the accuracy at OCT is that of the
+    full run. Raises ValueError without labels or full runs.
     """
     return replay(trace, Oracle()).stop_time
 
@@ -232,15 +232,6 @@ def gaps(outputs: np.ndarray) -> np.ndarray:
     return two[..., 1] - two[..., 0]
 
 
-def _softmax(outputs: np.ndarray, scale: float) -> np.ndarray:
-    x = np.asarray(outputs, np.float64)
-    e = np.exp((x - x.max(-1, keepdims=True)) / scale)
-    return e / e.sum(-1, keepdims=True)
-
-
-# -------------------------------------------------------------------------------------------------------- calibration
-
-
 def calibrate_topk(trace: Trace, epsilon: float, method: str = "exact") -> np.ndarray:
     """(T,) float64: beta of every tick for a Top-K cutoff that errs on a fraction epsilon of those it stops.
 
@@ -251,7 +242,7 @@ def calibrate_topk(trace: Trace, epsilon: float, method: str = "exact") -> np.nd
     monotone in beta; the smallest beta that satisfies the definition stops most samples, and its C is an average over
     the largest set. No larger beta need satisfy it, for one confident error would then outweigh all others. C is an
     estimate on these samples, not a guarantee (see `calibrate_conformal`).
-    "paper": the authors' procedure to the letter (A.3 of reference: `topk_cutoff.py`): 100 values of beta, m / 100 of
+    "paper": the authors' procedure to the letter (`topk_cutoff.py` in their code): 100 values of beta, m / 100 of
     the largest gap of all samples and ticks, strict comparison, an empty set fails, the last value always passes, the
     first that passes is taken.
 
@@ -541,24 +532,23 @@ def _candidates(full: Recorded, points: int, scale: float) -> list[Candidate]:
         raise ValueError(f"points is {points}, wanted 2 or more thresholds of a family")
     counts = full.trace.readout == "spikes"
     on = "counts" if counts else "logits"
-    # The last tick ends every sample, so its values decide nothing.
-    outputs = full.trace.outputs[:, : max(1, full.ticks - 1)]
-    likely = np.sort(_softmax(outputs, scale), axis=-1)
-    entropy = -np.sum(likely * np.log(np.where(likely > 0, likely, 1)), -1) / math.log(outputs.shape[2])
+
+    def seen(policy: Policy) -> np.ndarray:
+        # The last tick ends every sample, so its values decide nothing.
+        return full.replays.evidence(policy)[:, : max(1, full.ticks - 1)]
+
     made: list[tuple[str, np.ndarray, Callable[[float], Policy]]] = [
         ("fixed", np.unique(np.linspace(1, full.ticks, min(points, full.ticks)).astype(int)), lambda x: Fixed(int(x))),
-        ("confidence", likely[..., -1], lambda x: Confidence(min(x, 1.0), scale, on)),
-        ("entropy", entropy, lambda x: Entropy(min(max(x, 0.0), 1.0), scale, on)),
-        # a set holds one class as long as the second stays out
-        ("conformal", -np.log(likely[..., -2] + 1e-5), lambda x: ConformalSet(x, 1, scale, on)),
+        ("confidence", seen(Confidence(1.0, scale, on)), lambda x: Confidence(min(x, 1.0), scale, on)),
+        ("entropy", seen(Entropy(0.0, scale, on)), lambda x: Entropy(min(max(x, 0.0), 1.0), scale, on)),
+        ("conformal", seen(ConformalSet(0.0, 1, scale, on)), lambda x: ConformalSet(x, 1, scale, on)),
         ("budget", full.spent[:, : max(1, full.ticks - 1)], lambda x: Budget(max(x, 1.0))),
     ]
-    gap = gaps(outputs)
     if counts:
-        most = max(1, int(gap.max()))
+        most = max(1, int(seen(SpikeGap(1)).max()))
         made.append(("spike-gap", np.arange(1, most + 1), lambda x: SpikeGap(int(x))))
     else:
-        made.append(("topk", np.append(gap, 0.0), lambda x: TopKGap(x, on)))
+        made.append(("topk", np.append(seen(TopKGap(0.0, on)), 0.0), lambda x: TopKGap(x, on)))
     found: list[Candidate] = [("first-spike", None, FirstSpike())] if counts else []
     for family, values, make in made:
         found += [(family, float(x), make(float(x))) for x in _levels(values, points)]

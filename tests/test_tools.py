@@ -25,6 +25,8 @@ from tools import samples as sources  # noqa: E402
 from tools import train as tool  # noqa: E402
 from tools.modules import QCFS, digits_net, fire, spikes  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RECIPE = ROOT / "tools" / "recipes" / "digits.toml"
 
 # --------------------------------------------------------------------------------------------------------- the layer
@@ -140,15 +142,6 @@ def test_a_network_without_output_neurons_is_refused():
 def digits():
     known, _ = sources.digits(360)
     return known.images[:160], known.labels[:160]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small are slower on several threads, much slower on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def short(tmp_path):

@@ -37,6 +37,8 @@ from tools.modules import (  # noqa: E402
 )
 
 RECIPES = sorted((ROOT / "tools" / "recipes").glob("*.toml"))
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NO_COMPILER = not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
 
 
@@ -44,15 +46,6 @@ def compiled(test):
     """Marks a test that fuses loops. torch warns of its own look at `.grad` while it compiles."""
     test = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")(test)
     return pytest.mark.skipif(NO_COMPILER, reason="torch.compile needs a C++ compiler, and there is none here")(test)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small are slower on several threads, much slower on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def normal(generator, *shape, grad=False):

@@ -20,7 +20,6 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,10 @@ import eventsnn as es
 from eventsnn import import_torch, kernels_sync, layouts
 from eventsnn.network import Connection, Conv, Dense, Flatten, Identity, Network, Population
 from eventsnn.neurons import IF, Input, Integrator
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools.samples import decoded
 
 DATA = Path(os.environ.get("EVENTSNN_DATA", Path(__file__).resolve().parents[2] / "shared"))
 CHECKPOINT = DATA / "models" / "resnet_cifar10" / "resnet20-12fca82f.th"
@@ -187,15 +190,9 @@ def limit_of(name: str, rate: dict[int, float]) -> int:
 def resnet20() -> tuple[Network, np.ndarray, str]:
     """(network, images (N, 3, 32, 32) as the first layer sees them, where they come from)."""
     if CHECKPOINT.is_file():
-        import io
-
-        from PIL import Image
-
         weights = import_torch.load_checkpoint(CHECKPOINT)
         stored = np.load(DATA / "data" / "cifar10.npz")
-        blob, ends = stored["train_bytes"].tobytes(), stored["train_offsets"]
-        decoded = [Image.open(io.BytesIO(blob[a:b])).convert("RGB") for a, b in pairwise(ends[:321])]
-        images = np.stack([np.asarray(x) for x in decoded]).transpose(0, 3, 1, 2)
+        images = decoded(stored, "train", 320)
         origin = CHECKPOINT.name
     else:
         torch.manual_seed(0)

@@ -119,7 +119,7 @@ class QCFS(Neuron):
 
 
 class LeakyNeuron(Neuron):
-    """LIF of TET and TEBN: `u <- leak * u + x`, fires at `u > 1` strictly, resets to 0 (methods.md C.1).
+    """LIF of TET and TEBN: `u <- leak * u + x`, fires at `u > 1` strictly, resets to 0.
 
     leak: 0.5 for TET (Deng et al., ICLR 2022), 0.25 for TEBN's own code (Duan et al., NeurIPS 2022).
     """
@@ -190,19 +190,13 @@ class _Fire(torch.autograd.Function):
         return gradient * torch.clamp(1 - distance.abs(), min=0)
 
 
-class _FireAbove(torch.autograd.Function):
+class _FireAbove(_Fire):
     """As `_Fire`, but 1 only above the threshold."""
 
     @staticmethod
     def forward(ctx: Any, distance: Tensor) -> Tensor:
         ctx.save_for_backward(distance)
         return (distance > 0).to(distance.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (gradient,) = gradients
-        (distance,) = ctx.saved_tensors
-        return gradient * torch.clamp(1 - distance.abs(), min=0)
 
 
 class _Quantise(torch.autograd.Function):
@@ -298,8 +292,8 @@ def ends_in_neurons(network: nn.Module) -> bool:
 def spikes(network: nn.Module, inputs: Tensor, ticks: int) -> tuple[list[Tensor], Tensor]:
     """A network that ends in neurons, over ticks: spikes of each layer, and the last one's membrane minus threshold.
 
-    inputs: as `spiking_outputs`. Spikes: (ticks, N, ...) for each layer of neurons, in order; margins:
-    (ticks, N, classes), in units of the threshold. Raises ValueError when the last layer is not a QCFS.
+    inputs: as `spiking_outputs`. Spikes: (ticks, N, ...) for each layer of neurons, in order; margins: (ticks, N,
+    classes). Raises ValueError when the last layer is not a QCFS.
     """
     if not ends_in_neurons(network):
         last = network[-1] if isinstance(network, nn.Sequential) else network
@@ -311,10 +305,10 @@ def spikes(network: nn.Module, inputs: Tensor, ticks: int) -> tuple[list[Tensor]
 
 
 class TEBN(nn.Module):
-    """Temporal effective batch norm: statistics over all ticks, then a learnable factor p[t] (Duan et al., C.2).
+    """Temporal effective batch norm: statistics over all ticks, then a learnable factor p[t].
 
-    In evaluation mode tick t is `p[t] * (gamma * (x - mean) / sqrt(var + eps) + beta)`, which `es.from_torch` keeps as
-    tables of a factor and a shift for each tick and channel.
+    Duan et al. (NeurIPS 2022). In evaluation mode tick t is `p[t] * (gamma * (x - mean) / sqrt(var + eps) + beta)`,
+    which `es.from_torch` keeps as tables of a factor and a shift for each tick and channel.
     """
 
     samples = 0

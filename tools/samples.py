@@ -57,7 +57,7 @@ def cifar10(path: str = "") -> tuple[Samples, Samples]:
         return _ordinary(_found(Path(path), "a CIFAR-10 folder"))
     parts = [_found(data_folder() / name, "a CIFAR-10 folder") for name in ("cifar10.npz", "cifar10_train_part2.npz")]
     with np.load(parts[0]) as first, np.load(parts[1]) as second:
-        images = np.concatenate([_decoded(first, "train"), _decoded(second, "train"), _decoded(first, "test_lossless")])
+        images = np.concatenate([decoded(first, "train"), decoded(second, "train"), decoded(first, "test_lossless")])
         labels = np.concatenate([first["train_labels"], second["train_labels"], first["test_lossless_labels"]])
     everything = Samples(images, labels)
     return everything[:KNOWN], everything[KNOWN:]
@@ -69,10 +69,12 @@ def _found(path: Path, wanted: str) -> Path:
     return path
 
 
-def _decoded(store: np.lib.npyio.NpzFile, split: str) -> np.ndarray:
+def decoded(store: np.lib.npyio.NpzFile, split: str, count: int | None = None) -> np.ndarray:
+    """The first images of a split of a packed copy, (N, 3, H, W) uint8; all of them without count."""
     from PIL import Image
 
     blob, offsets = store[f"{split}_bytes"].tobytes(), store[f"{split}_offsets"]
+    offsets = offsets if count is None else offsets[: count + 1]
     images = [np.asarray(Image.open(io.BytesIO(blob[low:high])).convert("RGB")) for low, high in pairwise(offsets)]
     return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
 

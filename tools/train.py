@@ -1,12 +1,13 @@
-"""Trains a network of QCFS neurons from a recipe, goes on where it was stopped, and exports it for eventsnn.
+"""Trains a network from a recipe, goes on where it was stopped, and exports it for eventsnn.
 
     python tools/train.py tools/recipes/digits.toml            train or resume, export, measure, write the card
     python tools/train.py tools/recipes/digits.toml --folds    cross-validate on the training samples, export nothing
     python tools/train.py tools/recipes/digits.toml --export   only export and measure what was trained before
 
 Needs torch and scikit-learn (`pip install '.[torch,test]'`). Runs on CUDA where there is one; `--device cpu` repeats
-the packaged network. Each epoch draws its random numbers from (seed, stage, epoch) alone, so a training that was
-stopped and resumed ends in the same weights as one that was not.
+a network on the kind of processor that trained it, others round sums differently. Each epoch draws its random numbers
+from (seed, stage, epoch) alone, so a training that was stopped and resumed ends in the same weights as one that was
+not.
 """
 
 from __future__ import annotations

@@ -14,18 +14,15 @@ Needs the data of EVENTSNN_DATA, or ../shared.
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import sys
 import tempfile
 import time
 from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 import eventsnn as es
 from eventsnn import import_torch, layouts
@@ -38,9 +35,11 @@ from eventsnn.report import predictions_by_tick
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("EVENTSNN_DATA", ROOT.parent / "shared"))
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import stepper  # noqa: E402 - the oracle lives with the tests
+
+from tools.samples import decoded  # noqa: E402
 
 
 def main() -> None:
@@ -72,9 +71,7 @@ def main() -> None:
 def cifar(split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The first images (N, 3, 32, 32) uint8 and labels of a split."""
     stored = np.load(DATA / "data" / "cifar10.npz")
-    blob, ends = stored[f"{split}_bytes"].tobytes(), stored[f"{split}_offsets"][: count + 1]
-    decoded = [np.asarray(Image.open(io.BytesIO(blob[a:b])).convert("RGB")) for a, b in pairwise(ends)]
-    return np.stack(decoded).transpose(0, 3, 1, 2), stored[f"{split}_labels"][:count].astype(np.int64)
+    return decoded(stored, split, count), stored[f"{split}_labels"][:count].astype(np.int64)
 
 
 def spikes(network: es.Network, images: np.ndarray, dtype: str, ticks: int = 32) -> bool:
