@@ -398,8 +398,14 @@ def _show_check(module: Any, network: Network, samples: Samples, longest: int, j
 def verify(
     checkpoint: Annotated[Path, typer.Argument(help="the checkpoint the network was converted from")],
     weights: Annotated[Path, typer.Argument(help="network file")],
-    input: Annotated[Path, typer.Option(help="images to run")],
+    input: Annotated[Path, typer.Option(help="images or events to run")],
     model: Annotated[str | None, typer.Option(help="as for convert; default: the one the file names")] = None,
+    keys: Annotated[str | None, typer.Option(help="names of the arrays in the input file, as images,labels")] = None,
+    layout: Annotated[str | None, typer.Option(help="axes of the images, chw or hwc, where both fit")] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="how samples enter: direct, rate, latency, events; default: the network's")
+    ] = None,
+    tick: Annotated[str | None, typer.Option(help="length of a tick for event input, as 1ms, 500us or 0.001")] = None,
     limit: Annotated[int, typer.Option(help="only the first N samples")] = 20,
     ticks: Annotated[int | None, typer.Option(help="ticks to compare; default: the network's")] = None,
     dtype: Annotated[str, typer.Option(help="float32, as the file's weights, or float64")] = "float32",
@@ -409,15 +415,15 @@ def verify(
     from eventsnn import import_torch, layouts
     from eventsnn.simulation import simulate as run_samples
 
-    network = _load(weights, None)
+    network = _load(weights, None, tick, encoding)
     model = model or network.origin.get("model")
     if model is None:
         raise ValueError(f"{weights} does not say which model it came from; give --model")
     module = layouts.build(model, import_torch.load_checkpoint(checkpoint))
-    images = _read(input, network, limit=limit).inputs
+    samples = _read(input, network, keys=keys, layout=layout, limit=limit)
     if ticks is None and network.ticks is None:
         raise ValueError(f"{weights} has no default number of ticks; give --ticks")
-    found = import_torch.verify(module, network, images, run_samples, ticks, dtype=dtype)
+    found = import_torch.verify(module, network, samples.inputs, run_samples, ticks, dtype=dtype)
     if as_json:
         print(json.dumps(found, indent=2))
     else:

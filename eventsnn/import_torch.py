@@ -1,7 +1,7 @@
 """From PyTorch to a `Network`: thresholds, weights in units of spikes, and two ways of checking the result.
 
     checkpoint --load_checkpoint--> weights --layouts.build--> module --from_torch--> Network
-                                                                 conversion_check, verify <-- images
+                                                 conversion_check <-- images, verify <-- images or events
 
 `torch_trace` makes a graph of the module and `torch_terms` reads it as populations and connections; this file balances
 thresholds (Diehl et al. 2015, Rueckauer et al. 2017), keeps those of QCFS networks (Bu et al., ICLR 2022), and compares
@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import itertools
 import math
 import re
 import warnings
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from eventsnn.inputs import Events, check_events, encoded, prepare_images
 from eventsnn.ledger import wilson
 from eventsnn.network import AdaptivePool, Connection, Network, Pool, Population, Shape, spread
 from eventsnn.neurons import COMPARATORS, IF, LIF, Input
@@ -41,6 +43,7 @@ NORMALISATIONS = {
 }
 BATCH = 32
 MEMORY = 1 << 30  # bytes of activations kept at once while thresholds are found
+DENSE = 1 << 27  # bytes of spikes compared at once
 
 # ------------------------------------------------------------------------------------------------------ checkpoints
 
@@ -236,7 +239,7 @@ def conversion_check(
 def verify(
     module: Any,
     network: Network,
-    images: Any,
+    inputs: Any,
     simulate: Callable[..., Any],
     ticks: int | None = None,
     *,
@@ -247,8 +250,11 @@ def verify(
     The module is stepped in PyTorch, its batch norms not folded, with its ReLUs and activations replaced by neurons
     that emit their amplitude; spiking modules are stepped themselves, unless they take all ticks in one call: then the
     neuron of their converter is. Per-tick norms are computed by their converters' tables. From the network it takes
-    only the balanced thresholds, the comparator and v0. simulate: `eventsnn.simulate`, run with dtype, on images
-    (N, *input shape).
+    only the balanced thresholds, the comparator and v0.
+
+    inputs: images (N, *input shape), or `Events` for a network that takes them. Where the input is events (the
+    encodings "events", "rate" and "latency"), the module is shown how many each unit has in that tick, one frame
+    (N, *input shape) a tick. simulate: `eventsnn.simulate`, run on them with dtype.
 
     Returns JSON values: `spikes` (PyTorch's) and `differing` (sample, neuron, tick with another count) in all and for
     each of `populations`; `agreeing`: samples without any difference; `first`, one for each differing sample, the
@@ -257,11 +263,13 @@ def verify(
     terms, eps of the coarser of dtype and the stored weights, for folding rounds them), both in units of the threshold,
     and `tie`, whether the margin is within it. `first_difference` is the first of them or None; `outputs`: the largest
     difference of the summed outputs, None for spiking outputs.
-    Raises ValueError when network and module do not belong together.
+    Raises ValueError when network and module do not belong together, or the network does not take such inputs.
     """
     import torch
 
-    images = np.asarray(images)
+    inputs = inputs if isinstance(inputs, Events) else np.asarray(inputs)
+    if not len(inputs):
+        raise ValueError("there are no samples; wanted at least one")
     plan = _match(module, network)
     ticks = ticks or network.ticks
     if not ticks or ticks < 1:
@@ -269,6 +277,8 @@ def verify(
     kind = {"float32": torch.float32, "float64": torch.float64}.get(dtype)
     if kind is None:
         raise ValueError(f"dtype is {dtype!r}, wanted 'float32' or 'float64'")
+    if isinstance(inputs, Events):
+        check_events(inputs, network.input.size)  # before they are cut into parts
     plan.root.to(kind)
     names = [layer.name for layer in plan.layers.values() if isinstance(network[layer.name].neuron, IF)]
     totals = {name: {"spikes": 0, "differing": 0} for name in names}
@@ -276,10 +286,11 @@ def verify(
     outputs = 0.0
 
     neurons = sum(network[name].size for name in names)
-    chunk = max(1, min(len(images), (1 << 27) // (2 * max(neurons, 1) * ticks)))
-    for begin in range(0, len(images), chunk):
-        part = images[begin : begin + chunk]
-        run = simulate(network, part, ticks=ticks, watchdog=Fixed(), record="spikes", dtype=dtype)
+    chunk = max(1, min(len(inputs), DENSE // (2 * max(neurons, 1) * ticks)))
+    for begin in range(0, len(inputs), chunk):
+        some = slice(begin, begin + chunk)
+        part = inputs.take(some) if isinstance(inputs, Events) else inputs[some]
+        run = simulate(network, part, ticks=ticks, watchdog=Fixed(), record="spikes", dtype=dtype, layout="chw")
         counts = {name: _dense_events(run, network, name, len(part), ticks) for name in names}
         stepped = _step(plan, network, part, ticks, kind, counts)
         for name, (spikes, differing) in stepped.totals.items():
@@ -295,12 +306,12 @@ def verify(
 
     firsts.sort(key=lambda first: first["sample"])
     return {
-        "samples": len(images),
+        "samples": len(inputs),
         "ticks": ticks,
         "dtype": dtype,
         "spikes": sum(t["spikes"] for t in totals.values()),
         "differing": sum(t["differing"] for t in totals.values()),
-        "agreeing": len(images) - len(firsts),
+        "agreeing": len(inputs) - len(firsts),
         "populations": [{"name": name, **totals[name]} for name in names],
         "first": firsts,
         "first_difference": firsts[0] if firsts else None,
@@ -716,23 +727,19 @@ class _Stepped:
     scores: Any
 
 
-def _step(plan: Plan, network: Network, images: Any, ticks: int, kind: Any, counts: dict[str, np.ndarray]) -> _Stepped:
+def _step(plan: Plan, network: Network, inputs: Any, ticks: int, kind: Any, counts: dict[str, np.ndarray]) -> _Stepped:
     """Step the traced module over `ticks` and compare every neuron's spikes with `counts` (N, ticks, neurons)."""
-    import torch
-
     root = copy.deepcopy(plan.root)  # spiking modules start from a fresh state
     plan = replace(plan, dtype=kind)
-    x = torch.cat(list(_batches(plan, network, images)))
     cells = {
-        name: _Membrane(layer.neuron, (len(images), *layer.shape), kind)
+        name: _Membrane(layer.neuron, (len(inputs), *layer.shape), kind)
         for name, layer in plan.layers.items()
         if isinstance(layer.neuron, IF)
     }
     result = _Stepped({name: [0, 0] for name in cells}, {}, 0)
-    tick = 0
 
     def fire(layer: Layer, node: Any, args: tuple[Any, ...]) -> Any:
-        current = args[0].reshape(len(images), *layer.shape) / layer.unit
+        current = args[0].reshape(len(inputs), *layer.shape) / layer.unit
         cell = cells[layer.name]
         spikes = cell.turn(current)
         given: Any = spikes.reshape(args[0].shape) * layer.amplitude
@@ -740,7 +747,7 @@ def _step(plan: Plan, network: Network, images: Any, ticks: int, kind: Any, coun
             given = root.get_submodule(node.target)(*args)
             emitted = given[0] if isinstance(given, tuple) else given
             spikes = (emitted / layer.amplitude).round().reshape(spikes.shape)
-        compare(layer, spikes.reshape(len(images), -1).numpy(), cell)
+        compare(layer, spikes.reshape(len(inputs), -1).numpy(), cell)
         return given
 
     def compare(layer: Layer, spikes: np.ndarray, cell: _Membrane) -> None:
@@ -765,12 +772,34 @@ def _step(plan: Plan, network: Network, images: Any, ticks: int, kind: Any, coun
             }
 
     instead = {layer.at: functools.partial(fire, layer, layer.at) for n, layer in plan.layers.items() if n in cells}
-    while tick < ticks:
-        scores = forward(root, plan.graph, x.clone(), at_tick(plan.norms, tick) | instead)
+    for tick, x in enumerate(_shown(plan, network, inputs, ticks)):
+        scores = forward(root, plan.graph, x, at_tick(plan.norms, tick) | instead)
         result.scores = result.scores + (scores[0] if isinstance(scores, tuple) else scores)
-        tick += 1
     result.scores = np.asarray(result.scores)
     return result
+
+
+def _shown(plan: Plan, network: Network, inputs: Any, ticks: int) -> Iterator[Any]:
+    """What the module sees in each tick, (N, *input shape): the images, or how many events every unit has."""
+    import torch
+
+    if network.encoding == "direct":
+        x = torch.cat(list(_batches(plan, network, inputs)))
+        for _ in range(ticks):
+            yield x.clone()  # a module may work in place
+        return
+
+    samples = inputs if isinstance(inputs, Events) else prepare_images(inputs, network, "chw", "float64")
+    tick_us = None if network.tick_seconds is None else network.tick_seconds * 1e6
+    each = [encoded(samples, i, network.encoding, ticks, tick_us) for i in range(len(samples))]
+    size = network.input.size
+    tick, neuron = (np.concatenate(parts) for parts in zip(*each))
+    unit = neuron + np.repeat(np.arange(len(each)), [len(events.tick) for events in each]) * size
+    order = np.argsort(tick, kind="stable")
+    edges = np.searchsorted(tick[order], np.arange(ticks + 1))
+    for begin, end in itertools.pairwise(edges):
+        counts = np.bincount(unit[order[begin:end]], minlength=len(each) * size)
+        yield torch.from_numpy(counts).to(plan.dtype).reshape(-1, *network.input.shape)
 
 
 def _dense_events(run: Any, network: Network, name: str, samples: int, ticks: int) -> np.ndarray:
@@ -781,7 +810,7 @@ def _dense_events(run: Any, network: Network, name: str, samples: int, ticks: in
     return counts
 
 
-def _rounding(network: Network, run: Any, images: Any, first: dict[str, Any], dtype: str) -> float:
+def _rounding(network: Network, run: Any, inputs: Any, first: dict[str, Any], dtype: str) -> float:
     """8 n eps sum |terms| of the neuron in `first`, in units of its threshold: what its membrane may be off by.
 
     The terms are all that reached the neuron up to that tick: |weight x value| of every event, times the largest factor
@@ -799,7 +828,7 @@ def _rounding(network: Network, run: Any, images: Any, first: dict[str, Any], dt
         source = network[c.source]
         arrived = np.zeros(source.size)
         if isinstance(source.neuron, Input) and network.encoding == "direct":
-            value = np.asarray(images[sample], np.float64) / (255 if np.asarray(images).dtype == np.uint8 else 1)
+            value = inputs[sample].astype(np.float64) / (255 if inputs.dtype == np.uint8 else 1)
             column = (-1,) + (1,) * (value.ndim - 1)
             value = value - np.reshape(network.mean if network.mean is not None else 0.0, column)
             value = value / np.reshape(network.std if network.std is not None else 1.0, column)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +37,15 @@ class Events:
         """The first `samples` samples, as views."""
         offsets = self.offsets[: samples + 1]
         return Events(self.t[: offsets[-1]], self.neuron[: offsets[-1]], offsets)
+
+    def take(self, which: Any) -> Events:
+        """The samples asked for, in that order, as copies. which: (k,) indices, a (samples,) mask, or a slice."""
+        which = np.arange(len(self))[which]
+        edges = np.asarray(self.offsets, np.int64)
+        lengths = np.diff(edges)[which]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        where = np.arange(offsets[-1]) + np.repeat(edges[which] - offsets[:-1], lengths)
+        return Events(self.t[where], self.neuron[where], offsets)
 
 
 def digest(events: np.ndarray, samples: int, populations: int) -> np.ndarray:
@@ -290,3 +299,18 @@ def event_ticks(events: Events, sample: int, tick_us: float) -> TickEvents:
     else:
         tick = np.floor_divide(t, tick_us).astype(np.int64)
     return TickEvents(tick, np.asarray(events.neuron[part], np.int64))
+
+
+def encoded(
+    samples: np.ndarray | Events, index: int, encoding: str, ticks: int, tick_us: float | None, seed: int = 0
+) -> TickEvents:
+    """One sample as events in ticks: of images by "rate" or "latency", or the events of "events", cut every tick_us.
+
+    samples: prepared images (N, C, H, W), or `Events`. Events at `ticks` or later may be among those of a recording.
+    """
+    if isinstance(samples, Events):
+        assert tick_us is not None
+        return event_ticks(samples, index, tick_us)
+    if encoding == "rate":
+        return rate_events(samples[index], ticks, seed, index)
+    return latency_events(samples[index], ticks)

@@ -192,7 +192,7 @@ def _read_arrays(path: Path, network: Network, keys: str | None, layout: str | N
         if len(labels) != len(inputs):
             raise ValueError(f"{len(labels)} labels for {len(inputs)} samples, wanted one for each")
     if chosen is not None:
-        inputs = _select_events(inputs, chosen) if isinstance(inputs, Events) else inputs[chosen]
+        inputs = inputs.take(chosen) if isinstance(inputs, Events) else inputs[chosen]
         labels = None if labels is None else labels[chosen]
     return Samples(inputs, labels, path.name, _file_hash(path))
 
@@ -261,13 +261,6 @@ def _chosen(store: Store, wanted: Mapping[str, float], samples: int) -> np.ndarr
     if not mask.any():
         raise ValueError(f"no sample has {' and '.join(f'{n} = {v:g}' for n, v in wanted.items())}")
     return np.flatnonzero(mask)
-
-
-def _select_events(events: Events, samples: np.ndarray) -> Events:
-    lengths = np.diff(events.offsets)[samples]
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    where = np.arange(offsets[-1]) + np.repeat(events.offsets[samples] - offsets[:-1], lengths)
-    return Events(events.t[where], events.neuron[where], offsets)
 
 
 def _listing(names: Iterable[str]) -> str:

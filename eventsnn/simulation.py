@@ -15,10 +15,8 @@ from eventsnn.inputs import (
     Events,
     arrange_images,
     check_events,
-    event_ticks,
-    latency_events,
+    encoded,
     prepare_images,
-    rate_events,
     sample_digests,
 )
 from eventsnn.ledger import Ledger
@@ -447,15 +445,9 @@ class _Worker:
 
     def _feed(self, index: int) -> k.Feed:
         encoding = self.network.encoding
-        if isinstance(self.samples, Events):
-            assert self.tick_us is not None
-            events = event_ticks(self.samples, index, self.tick_us)
-        elif encoding == "direct":
+        if encoding == "direct" and not isinstance(self.samples, Events):
             return self._feed_image(self.samples[index])
-        elif encoding == "rate":
-            events = rate_events(self.samples[index], self.ticks, self.seed, index)
-        else:
-            events = latency_events(self.samples[index], self.ticks)
+        events = encoded(self.samples, index, encoding, self.ticks, self.tick_us, self.seed)
         inside = events.tick < self.ticks
         return self._feed_events(events.tick[inside], events.neuron[inside])
 

@@ -98,6 +98,14 @@ class Recorded:
     def __len__(self) -> int:
         return len(self.trace.outputs)
 
+    def take(self, which: np.ndarray) -> Recorded:
+        """These samples. which: (k,) indices or an (N,) mask."""
+        trace, arrays = self.trace, ("outputs", "margins", "synops", "stop_time", "labels", "asked")
+        kept = {name: value[which] for name in arrays if (value := getattr(trace, name)) is not None}
+        counts = None if self.counts is None else self.counts[which]
+        digests = None if self.digests is None else self.digests[which]
+        return replace(self, trace=replace(trace, **kept), counts=counts, digests=digests)
+
     @cached_property
     def replays(self) -> Replays:
         """Asks any policy of the trace."""
@@ -725,7 +733,10 @@ def rerun(
     every count by operation must agree. Raises RuntimeError naming the first that does not, ValueError when inputs or
     network are not those that were recorded.
     """
-    full = _first(recorded(source), len(inputs))
+    full = recorded(source)
+    if not 1 <= len(inputs) <= len(full):
+        raise ValueError(f"there are {len(inputs)} inputs, but {full.name} holds {len(full)} samples")
+    full = full.take(np.arange(len(inputs)))
     found = []
     for policy in policies:
         run = simulate(
@@ -745,17 +756,6 @@ def rerun(
         _compare(full, run, full.replays(policy))
         found.append(run)
     return found
-
-
-def _first(full: Recorded, n: int) -> Recorded:
-    """The first n samples."""
-    if not 1 <= n <= len(full):
-        raise ValueError(f"there are {n} inputs, but {full.name} holds {len(full)} samples")
-    trace, arrays = full.trace, ("outputs", "margins", "synops", "stop_time", "labels", "asked")
-    cut = {name: value[:n] for name in arrays if (value := getattr(trace, name)) is not None}
-    counts = None if full.counts is None else full.counts[:n]
-    digests = None if full.digests is None else full.digests[:n]
-    return replace(full, trace=replace(trace, **cut), counts=counts, digests=digests)
 
 
 def _compare(full: Recorded, run: Run, said: Replayed) -> None:

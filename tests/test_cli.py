@@ -370,6 +370,46 @@ def test_verify_notices_another_network(command, checkpoint):
     assert "NOT a rounding tie" in out
 
 
+def test_verify_takes_events_as_simulate_does(command, checkpoint):
+    """A state dict as tools/train.py leaves it, a network of events, and the samples that --keys names."""
+    convert(command)
+    state = torch.load(checkpoint / "small.pth", weights_only=True)
+    torch.save({"state_dict": state, "training": {"seconds": 1.5, "device": "cpu"}}, checkpoint / "trained.pt")
+    moving = replace(store.load(checkpoint / "new.h5"), encoding="events", tick_seconds=0.01)
+    store.save(moving, checkpoint / "moving.h5")
+    rng, samples, each = np.random.default_rng(1), 6, 100
+    with h5py.File(checkpoint / "events.h5", "w") as file:
+        file["t"] = np.sort(rng.integers(0, 200_000, (samples, each)), axis=1).ravel()
+        file["x"], file["y"] = rng.integers(0, 6, samples * each), rng.integers(0, 4, samples * each)
+        file["offsets"] = np.arange(samples + 1) * each
+        file["called"], file["split"] = np.arange(samples) % 3, np.arange(samples) % 2
+    given = ("--input", "events.h5", "--dtype", "float64", "--json")
+    code, out, err = command("verify", "trained.pt", "moving.h5", *given, "--keys", "split=1")
+    assert (code, err) == (0, "")
+    odd = json.loads(out)
+    assert (odd["samples"], odd["agreeing"], odd["ticks"], odd["differing"]) == (3, 3, 16, 0)
+    assert odd["spikes"] > 50
+    named = ("--keys", "t,x,y,-,offsets,called,split=1", "--limit", "2")
+    assert json.loads(command("verify", "trained.pt", "moving.h5", *given, *named)[1])["samples"] == 2
+    said = ("--encoding", "events", "--tick", "10ms", "--keys", "split=1")
+    assert json.loads(command("verify", "small.pth", "new.h5", *given, *said)[1]) == odd
+    refused(command("verify", "small.pth", "new.h5", *given), "it holds events, but the network takes images")
+    refused(
+        command("verify", "small.pth", "new.h5", *given, *said[:2]), "give tick_seconds (on the command line: --tick)"
+    )
+    refused(command("verify", "trained.pt", "moving.h5", "--input", "images.npz"), "but the network takes events")
+    refused(command("verify", "trained.pt", "moving.h5", *given, "--keys", "split=2"), "no sample has split = 2")
+
+
+def test_verify_takes_a_layout_as_simulate_does(command, checkpoint):
+    convert(command)
+    with np.load(checkpoint / "images.npz") as file:
+        np.savez(checkpoint / "last.npz", pixels=file["images"][..., None])
+    given = ("--input", "last.npz", "--keys", "pixels", "--json", "--layout")
+    assert json.loads(command("verify", "small.pth", "new.h5", *given, "hwc")[1])["agreeing"] == 12
+    refused(command("verify", "small.pth", "new.h5", *given, "chw"), "(layout chw)")
+
+
 def test_export_refuses_what_another_reader_would_run_differently(command, checkpoint):
     convert(command)
     refused(command("export", "--nir", "new.h5", "-o", "out.nir"), "--lossy")

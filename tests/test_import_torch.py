@@ -865,6 +865,124 @@ def test_verify_refuses_another_network():
         verify(one, network, x, es.simulate, 4, dtype="float16")
 
 
+def test_verify_takes_images_channels_first():
+    """If the shape alone had to tell the axes, cubes could not be compared."""
+    module = sequential(nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)).double()
+    x = images(3, 2, 2, 2)
+    network = from_torch(module, x, calibrate=x, ticks=5)
+    assert verify(module, network, x, es.simulate, dtype="float64")["differing"] == 0
+
+
+# ----------------------------------------------------------------------------------------------------- fed with events
+
+
+def recorded(counts: np.ndarray, tick_us: int = 1000) -> es.Events:
+    """Events of which unit `counts` (N, ticks, units) in each tick, somewhere within it."""
+    sample, tick, neuron = (np.repeat(index, counts.ravel()) for index in np.indices(counts.shape).reshape(3, -1))
+    t = tick * tick_us + np.random.default_rng(5).integers(0, tick_us, tick.size)
+    order = np.lexsort((t, sample))
+    offsets = np.concatenate([[0], np.cumsum(counts.sum((1, 2)))])
+    return es.Events(t[order], neuron[order], offsets)
+
+
+def fed_with_events(network: es.Network) -> es.Network:
+    return replace(network, encoding="events", tick_seconds=1e-3)
+
+
+def balanced(name: str) -> tuple[nn.Module, es.Network]:
+    module = lively(MODULES[name][0]()).double()
+    x = images(4, *MODULES[name][1])
+    return module, from_torch(module, x, calibrate=x, normalise="0.5/0.25", ticks=8)
+
+
+def stepped_lif() -> tuple[nn.Module, es.Network]:
+    register(HardLIF, lif)
+    module = spiking_module(HardLIF).double()
+    nn.init.normal_(module.fc.weight, 0, 2)
+    return module, from_torch(module, np.zeros((1, 2, 4, 6)), ticks=8)
+
+
+FED = {"residual, IF": lambda: balanced("residual"), "stepped LIF": stepped_lif}
+
+
+@pytest.mark.parametrize("name", FED)
+def test_networks_of_events_step_like_their_module(name, monkeypatch):
+    """If the module saw other frames than the engine events, verify would blame networks that are right."""
+    module, network = FED[name]()
+    counts = np.random.default_rng(1).poisson(0.4, (5, 11, network.input.size))  # longer than the 8 ticks of the run
+    counts[2] = 0
+    found = []
+    for room in (import_torch.DENSE, 1):  # all samples at once, and one after the other
+        monkeypatch.setattr(import_torch, "DENSE", room)
+        found.append(verify(module, fed_with_events(network), recorded(counts), es.simulate, dtype="float64"))
+    for report in found:
+        assert report["differing"] == 0, report["first_difference"]
+        assert report["samples"] == report["agreeing"] == 5
+        assert all(row["spikes"] > 20 for row in report["populations"])
+        assert report["outputs"] is None or report["outputs"] < 1e-9
+    assert found[0]["populations"] == found[1]["populations"]
+
+
+@pytest.mark.parametrize("encoding", ["rate", "latency"])
+def test_images_that_become_events_are_compared_as_such(encoding, monkeypatch):
+    """If the module saw the images themselves, every rate-coded network would look wrong."""
+    module = lively(MODULES["residual"][0]()).double()
+    x = images(4, *MODULES["residual"][1])
+    network = replace(from_torch(module, x, calibrate=x, ticks=8), encoding=encoding)
+    for room in (import_torch.DENSE, 1):
+        monkeypatch.setattr(import_torch, "DENSE", room)
+        report = verify(module, network, x, es.simulate, dtype="float64")
+        assert report["differing"] == 0, report["first_difference"]
+        assert report["spikes"] > 100
+
+
+def test_verify_finds_a_changed_weight_where_the_first_event_meets_it(monkeypatch):
+    """If ticks or samples were mixed up, what verify names would lead users to the wrong place."""
+    register(HardLIF, lif)
+    module = sequential(nn.Linear(4, 6), HardLIF(), nn.Linear(6, 2)).double()
+    with torch.no_grad():
+        module[0].weight[2], module[0].bias[2] = 0, 0  # neuron 2 is silent
+    network = fed_with_events(from_torch(module, np.zeros((1, 4)), ticks=7))
+    first, *others = network.connections
+    weight = first.op.weight.copy()
+    weight[2, 3] = 5
+    wrong = replace(network, connections=(replace(first, op=replace(first.op, weight=weight)), *others))
+    counts = np.random.default_rng(2).poisson(1.0, (4, 7, 4))
+    counts[..., 3] = 0
+    counts[1, 4:, 3] = 1
+    for room in (import_torch.DENSE, 1):
+        monkeypatch.setattr(import_torch, "DENSE", room)
+        assert verify(module, network, recorded(counts), es.simulate, dtype="float64")["differing"] == 0
+        report = verify(module, wrong, recorded(counts), es.simulate, dtype="float64")
+        found = report["first_difference"]
+        assert report["agreeing"] == 3
+        assert report["differing"] == 3
+        assert (found["sample"], found["tick"], found["population"], found["neuron"]) == (1, 4, "linear0", 2)
+        assert (found["torch"], found["eventsnn"], found["margin"], found["tie"]) == (0, 1, 1.0, False)
+
+
+def test_verify_refuses_what_the_network_does_not_take():
+    """If images could stand for events, a comparison would be of something else than what is run."""
+    x = images(3, 4)
+    module = sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    network = from_torch(module, x, calibrate=x, ticks=4)
+    events = recorded(np.ones((3, 4, 4), int))
+    cases = [
+        (fed_with_events(network), x, "^the network takes address events, but was given images$"),
+        (network, events, r"^the network takes images \(direct input\), but was given events$"),
+        (replace(network, encoding="rate"), events, r"^the network takes images \(rate input\), but was given events$"),
+        (replace(network, encoding="events"), events, "^event times need the length of a tick; give tick_seconds"),
+        (fed_with_events(network), events.first(0), "^there are no samples; wanted at least one$"),
+        (network, x[:0], "^there are no samples; wanted at least one$"),
+        (fed_with_events(network), replace(events, neuron=events.neuron + 1), "neuron 4 of sample 0, event .* is out"),
+        (fed_with_events(network), replace(events, offsets=events.offsets[:-1]), "offsets go from 0 to 32, wanted"),
+        (replace(network, encoding="rate"), x * 2, "rate coding: the value at .* wanted 0 to 1"),
+    ]
+    for asked, inputs, message in cases:
+        with pytest.raises(ValueError, match=message):
+            verify(module, asked, inputs, es.simulate)
+
+
 def test_the_check_names_the_first_layer_that_falls():
     """If the check named another layer, users would repair the wrong one."""
     torch.manual_seed(4)

@@ -1,5 +1,7 @@
 """Images, encoders and event checks: shapes, values, keys of the random numbers, and what is refused."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -236,6 +238,18 @@ def test_first_keeps_whole_samples():
     part = events([0, 1, 2, 0], [3, 4, 5, 6], [0, 1, 3, 4]).first(2)
     assert len(part) == 2
     assert part.neuron.tolist() == [3, 4, 5]
+
+
+@pytest.mark.parametrize("which", [[2, 0, 1], np.array([False, True, True]), slice(1, 3), [-1], []])
+def test_take_keeps_whole_samples_in_the_order_asked_for(which):
+    """If samples were cut or mixed up, a part of a data set would be other recordings."""
+    whole = events([5, 6, 7, 0, 1, 2], [3, 4, 5, 6, 7, 8], [0, 3, 3, 6])
+    wanted = [[(5, 3), (6, 4), (7, 5)], [], [(0, 6), (1, 7), (2, 8)]]
+    part = whole.take(which)
+    found = list(zip(part.t.tolist(), part.neuron.tolist()))
+    cut = [found[low:high] for low, high in pairwise(part.offsets.tolist())]
+    assert cut == [wanted[i] for i in np.arange(3)[which]]
+    check_events(part, 9)
 
 
 def test_sound_events_pass():
