@@ -1,5 +1,6 @@
 """What trainings compute: regularisers and losses against literal loops, neurons, augmentation, samples, resuming."""
 
+import copy
 import io
 import math
 import os
@@ -16,6 +17,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+
+import eventsnn as es
+from eventsnn import study
+from eventsnn.import_torch import verify
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -87,7 +92,7 @@ def plain_rcs_spiking(layers, outputs, labels):
     ticks, count, classes = outputs.shape
     tail = 3 * ticks // 10 or ticks
     total = torch.zeros((), dtype=torch.float64)
-    for spikes, membranes, threshold in layers:
+    for spikes, membranes, threshold, _ in layers:
         worst = torch.zeros((), dtype=torch.float64)
         for n in range(count):
             response = []
@@ -412,6 +417,52 @@ def test_compiled_rcs_is_the_eager_one():
     torch.testing.assert_close(*found)
 
 
+# ----------------------------------------------------------------------------------------------------------- dropout
+
+DROPPING = {**LAYERS, "activation": LAYERS["qcfs"]}
+
+
+@pytest.mark.parametrize("kind", DROPPING)
+def test_dropout_is_behind_the_neurons_and_new_in_every_tick(kind):
+    """Wu et al.: an nn.Dropout on what neurons emit. They fire as without it, and no tick or sample shares a mask."""
+    ticks, samples, neurons_each, share = 5, 40, 500, 0.3
+    layer = DROPPING[kind]()
+    x = torch.full((samples, neurons_each), 1.6)  # all fire in every tick
+    rows = 1 if kind == "activation" else ticks
+    how = {"ticks": 0 if kind == "activation" else ticks, "samples": samples, "watch": True}
+    with running(layer, **how):
+        whole, seen = layer(x), layer.watched
+    with running(layer, **how, dropout=share, generator=draw()):
+        dropped, also = layer(x), layer.watched
+    assert (layer.dropout, layer.generator) == (0.0, None)
+    assert whole.all()
+    for one, other in zip(seen[:2], also[:2], strict=True):  # spikes, which an activation has not, and membranes
+        assert one is other or torch.equal(one, other)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped, torch.where(kept, whole / (1 - share), 0.0))
+    kept = kept.reshape(rows, samples, neurons_each).double()
+    deviation = 5 * math.sqrt(share * (1 - share) / kept.numel())
+    assert kept.mean().item() == pytest.approx(1 - share, abs=deviation)
+    for neighbour in (kept[1:] * kept[:-1], kept[:, 1:] * kept[:, :-1]):  # independent: both kept as often as by chance
+        if neighbour.numel():
+            assert neighbour.mean().item() == pytest.approx((1 - share) ** 2, abs=0.02)
+
+
+@pytest.mark.parametrize("share", [1.0, -0.1, float("nan")])
+def test_impossible_dropout_is_refused(share, network):
+    """One sentence, and the network is left as it was."""
+    images = np.zeros((2, 3, 8, 8), np.uint8)
+    for act in (lambda: tool.stepped(network, images, None, 2, dropout=share), lambda: enter(network, share)):
+        with pytest.raises(ValueError, match=rf"^dropout is {share}, wanted a share from 0 to below 1$"):
+            act()
+    assert not any(layer.ticks or layer.dropout for layer in neurons(network))
+
+
+def enter(network, share):
+    with running(network, dropout=share):
+        pass
+
+
 # -------------------------------------------------------------------------------------------------------------- TEBN
 
 
@@ -448,6 +499,20 @@ def test_tebn_is_its_formula(training, constant):
             0.9 * running_mean[c] + 0.1 * mean if training else mean
         )
     assert torch.equal(norm.norm.running_var, running_var) != training
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_tebn_runs_fewer_ticks_than_it_has(constant):
+    """The first factors are those of the first ticks, as in the converted network's tables; more ticks are refused."""
+    norm = TEBN(2, 5).eval()
+    with torch.no_grad():
+        norm.p.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
+    x = torch.ones(2 if constant else 6, 2, 1, 1)
+    with running(norm, ticks=3, samples=2):
+        found = norm(x).reshape(3, 4)
+    torch.testing.assert_close(found, torch.tensor([1.0, 2.0, 3.0])[:, None].expand(3, 4) / math.sqrt(1 + 1e-5))
+    with pytest.raises(ValueError, match="TEBN has factors for 5 ticks, but 6 are run"), running(norm, ticks=6):
+        norm(x)
 
 
 # ------------------------------------------------------------------------------------------------------ augmentation
@@ -553,9 +618,12 @@ def test_nothing_asked_changes_nothing():
 
 @pytest.fixture
 def event_file(tmp_path):
-    """Four short recordings of a 5 x 3 sensor; the first has 300 events of one pixel in one tick, the third none."""
+    """Five short recordings of a 5 x 3 sensor; the first has 300 events of one pixel in one tick, the third none.
+
+    Two are of split 1, the last of them of a class that split 0 does not have.
+    """
     rng = np.random.default_rng(0)
-    counts = [400, 30, 0, 70]
+    counts = [400, 30, 0, 70, 20]
     n = sum(counts)
     columns = {
         "t": rng.integers(0, 500, n).astype(np.uint32),
@@ -570,16 +638,19 @@ def event_file(tmp_path):
         for name, values in columns.items():
             file[name] = values
         file["offsets"] = np.r_[0, np.cumsum(counts)]
-        file["labels"] = np.array([3, 1, 2, 0], np.uint8)
-        file["split"] = np.array([0, 1, 0, 0], np.uint8)
+        file["labels"] = np.array([3, 2, 2, 0, 1], np.uint8)
+        file["split"] = np.array([0, 1, 0, 0, 1], np.uint8)
         file.attrs["sensor_height"], file.attrs["sensor_width"] = 3, 5
     return tmp_path / "events.h5", columns, counts
 
 
 def test_events_are_counted_in_ticks(event_file, monkeypatch):
-    """Bins against a loop over the events: half-open ticks, later ones left out, counts that stop at 255."""
+    """Bins against a loop over the events: half-open ticks, later ones left out, counts that stop at 255.
+
+    Held out are only recordings of classes that can be trained.
+    """
     path, columns, counts = event_file
-    wanted = np.zeros((4, 3, 2, 3, 5), int)
+    wanted = np.zeros((5, 3, 2, 3, 5), int)
     sample = [s for s, count in enumerate(counts) for _ in range(count)]
     for n, t, x, y, p in zip(sample, *(columns[name] for name in "txyp"), strict=True):
         if t < 300:
@@ -590,7 +661,7 @@ def test_events_are_counted_in_ticks(event_file, monkeypatch):
     assert known.images.dtype == np.uint8
     assert np.array_equal(known.images, wanted[[0, 2, 3]])
     assert np.array_equal(held_out.images, wanted[[1]])
-    assert (known.labels.tolist(), held_out.labels.tolist()) == ([3, 2, 0], [1])
+    assert (known.labels.tolist(), held_out.labels.tolist()) == ([3, 2, 0], [2])
     assert torch.equal(tool.as_tensor(known.images), torch.from_numpy(wanted[[0, 2, 3]]).float())  # counts stay counts
 
     monkeypatch.setenv("EVENTSNN_DATA", str(path.parent))
@@ -758,6 +829,33 @@ def test_frames_of_events_go_on_to_the_same_weights(tmp_path):
     assert not torch.equal(whole[1].p, torch.ones(3))
 
 
+@pytest.mark.parametrize("factory", [tiny_residual, tiny_events])
+@pytest.mark.parametrize("last", [False, True], ids=["rows", "channels_last"])
+def test_rcs_of_one_sample_computed_again_has_the_same_gradient(factory, last):
+    """Cut off from the gradients but for the worst sample, computed again: value and gradients as of the whole."""
+    torch.manual_seed(4)
+    network = factory().double()
+    frames = factory is tiny_events
+    x = torch.randn((5, 3, 2, 5, 4) if frames else (5, 3, 8, 8), dtype=torch.float64) * 3
+    x = x.contiguous(memory_format=torch.channels_last) if last and not frames else x
+    network = network.to(memory_format=torch.channels_last) if last else network
+    found = []
+    for detach in (False, True):
+        network.zero_grad()
+        with running(network, ticks=3, samples=5, watch=True, detach=detach):
+            outputs = spiking_outputs(network, x, 3)
+            watched = [layer.watched for layer in neurons(network)]
+        assert all(layer.spikes.requires_grad is not detach for layer in watched[1:])
+        watched = watched if detach else [layer._replace(again=None) for layer in watched]
+        value = rcs_spiking(watched, outputs, outputs[-1].argmax(-1))
+        assert value > 0
+        value.backward()
+        found.append([value.detach(), *(p.grad for p in network.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(found[1]) > 4
+    for whole, again in zip(*found, strict=True):
+        torch.testing.assert_close(again, whole, rtol=1e-9, atol=1e-12)
+
+
 def test_rcs_changes_what_is_trained(tmp_path, tiny):
     """If this fails, the weight of the regulariser does not reach the training of its stage."""
     for stage in (replace(QUANTISED, epochs=1), replace(SPIKING, epochs=1)):
@@ -841,7 +939,140 @@ def test_a_checkpoint_knows_what_it_came_from(tmp_path, tiny):
         tool.train(recipe, *tiny, tmp_path / "c.pt")  # its weights are two stages old
 
 
+# ---------------------------------------------------------------------------------------------------------- stepping
+
+
+def a_sequence(*layers):
+    """In double precision, with statistics to normalise by and biases, so that neurons are neither silent nor full."""
+    generator = draw(7)
+    module = nn.Sequential(*layers).double().eval().requires_grad_(False)
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            part.weight.normal_(0.05, 1.5 / part.weight[0].numel() ** 0.5, generator=generator)
+            if part.bias is not None:
+                part.bias.normal_(0.1, 0.2, generator=generator)
+        elif isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.3, generator=generator)
+            part.running_var.uniform_(0.5, 2, generator=generator)
+            part.bias.normal_(0.2, 0.3, generator=generator)
+        elif isinstance(part, TEBN):
+            part.p.uniform_(0.4, 1.8, generator=generator)
+    return module
+
+
+def ends_in_qcfs():
+    return a_sequence(nn.Conv2d(3, 4, 3), QCFS(4, 0.5), nn.Flatten(), nn.Linear(144, 3), QCFS(4, 5.0))
+
+
+def takes_frames():
+    """Three TEBN ticks of 5 x 4 pixels."""
+    first = (nn.Conv2d(2, 4, 3, padding=1, bias=False), TEBN(4, 3), LeakyNeuron(0.25))
+    return a_sequence(*first, nn.Conv2d(4, 6, 3), TEBN(6, 3), LeakyNeuron(), nn.Flatten(), nn.Linear(36, 3))
+
+
+def shown(kind, network):
+    """The module, its samples in PyTorch and in the engine, how they are normalised, and the converted network."""
+    rng = np.random.default_rng(4)
+    if kind == "frames":
+        module = takes_frames()
+        frames = rng.poisson(0.4, (7, 3, 2, 5, 4)).astype(np.uint8)
+        sample, tick, neuron = (np.repeat(index, frames.ravel()) for index in np.indices((7, 3, 40)).reshape(3, -1))
+        offsets = np.searchsorted(sample, np.arange(8))
+        events = es.Events(t=tick * 1000, neuron=neuron, offsets=offsets)
+        converted = es.from_torch(module, np.zeros((1, 2, 5, 4), np.float32), ticks=3)
+        return module, frames, events, "", replace(converted, encoding="events", tick_seconds=1e-3)
+    module = network if kind == "linear head" else ends_in_qcfs()
+    images = rng.integers(0, 256, (7, 3, 8, 8), dtype=np.uint8)
+    return module, images, images, "cifar10", es.from_torch(module, images, ticks=6, normalise="cifar10")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("kind", ["linear head", "output neurons", "frames"])
+def test_stepped_is_the_engine(kind, dtype, network, monkeypatch):
+    """If this fails, cutoffs are calibrated on other outputs than the network has; and batches must not matter."""
+    module, images, inputs, normalise, converted = shown(kind, network)
+    if dtype == "float32":
+        module = copy.deepcopy(module).float()
+    labels = np.arange(7) % 3
+    monkeypatch.setattr(tool, "AT_ONCE", 3)
+    for ticks in (converted.ticks, converted.ticks - 1):
+        run = es.simulate(converted, inputs, labels, ticks=ticks, watchdog=es.Fixed(), dtype=dtype)
+        found = tool.stepped(module.train(), images, labels, ticks, normalise)
+        assert not module.training
+        assert found.outputs.dtype == np.float64
+        assert found.outputs[:, -1].std(0).max() > 0
+        rounding = 1e-10 if dtype == "float64" else 1e-4
+        np.testing.assert_allclose(found.outputs, run.outputs, rtol=rounding, atol=rounding)
+        np.testing.assert_allclose(found.margins, run.trace.margins, rtol=rounding, atol=rounding)
+        assert (found.margins.shape, found.readout) == (run.trace.margins.shape, run.trace.readout)
+        assert found.labels.tolist() == run.trace.labels.tolist()
+        assert found.stop_time.tolist() == run.trace.stop_time.tolist()
+
+
+def test_stepped_drops_as_its_seed_says(network, monkeypatch):
+    """The same with the same seed, other with another, and every batch draws on; so the authors' thresholds repeat."""
+    monkeypatch.setattr(tool, "AT_ONCE", 4)
+    rng = np.random.default_rng(5)
+    images = np.concatenate([rng.integers(0, 256, (4, 3, 8, 8), dtype=np.uint8)] * 2)
+    labels = np.arange(8) % 3
+
+    def outputs(**how):
+        return tool.stepped(network, images, labels, 5, "cifar10", **how).outputs
+
+    plain, dropped = outputs(), outputs(dropout=0.3)
+    assert np.array_equal(plain[:4], plain[4:])
+    assert not np.array_equal(dropped[:4], dropped[4:])
+    assert not np.array_equal(plain, dropped)
+    assert np.array_equal(dropped, outputs(dropout=0.3))
+    assert not np.array_equal(dropped, outputs(dropout=0.3, seed=1))
+    assert np.array_equal(plain, outputs(dropout=0.0, seed=1))
+    traces = [tool.stepped(network, images, labels, 5, "cifar10", dropout=0.3) for _ in range(2)]
+    first, again = (study.calibrate_topk(trace, 0.01, "paper") for trace in traces)
+    assert first.shape == (5,)
+    assert np.array_equal(first, again)
+
+
+def test_dropout_keeps_the_mean_of_what_comes_after():
+    """Behind one layer of neurons, a linear output is on average what it is without: what stays is divided by 0.7."""
+    module = a_sequence(nn.Conv2d(3, 4, 3), QCFS(4, 0.5), nn.Flatten(), nn.Linear(144, 3))
+    image = np.random.default_rng(6).integers(0, 256, (1, 3, 8, 8), dtype=np.uint8)
+    labels = np.zeros(3000, int)
+    plain = tool.stepped(module, image, labels[:1], 4).outputs
+    many = tool.stepped(module, image.repeat(3000, 0), labels, 4, dropout=0.3).outputs
+    assert many.std(0).min() > 0
+    assert (np.abs(many.mean(0) - plain[0]) < 5 * many.std(0) / math.sqrt(3000)).all()
+
+
+def test_too_few_frames_are_refused():
+    with pytest.raises(ValueError, match=r"^the samples have 3 frames, but 4 ticks are to be run$"):
+        tool.stepped(takes_frames(), np.zeros((1, 3, 2, 5, 4), np.uint8), None, 4)
+
+
 # ----------------------------------------------------------------------------------------------------------- recipes
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", "vgg16"])
+def test_recipes_for_a_gpu_train_and_convert(tmp_path, name):
+    """One epoch of every stage on sixteen images, in float32: losses are finite, and the converted spikes are equal."""
+    recipe = tool.read_recipe(ROOT / "tools" / "recipes" / f"{name}.toml")
+    stages = tuple(replace(stage, epochs=1) for stage in recipe.stages)
+    assert [stage.kind for stage in stages] == ["relu", "quantised", "spiking"]
+    recipe = replace(recipe, stages=stages, batch=8, precision="float32")
+    rng = np.random.default_rng(8)
+    labels = rng.integers(0, 10, 16).astype(np.uint8)
+    images = rng.integers(0, 120, (16, 3, 8, 8), dtype=np.uint8).repeat(4, 2).repeat(4, 3)
+    images[np.arange(16), labels % 3] += 100
+    losses = []
+    module, _ = tool.train(recipe, images, labels, tmp_path / "c.pt", tell=lambda *told: losses.append(told[2]))
+    assert len(losses) == 3
+    assert np.isfinite(losses).all()
+    converted = es.from_torch(module, images[:1], ticks=recipe.ticks, normalise="cifar10")
+    found = verify(module, converted, images[:2], es.simulate, dtype="float64")
+    assert found["spikes"] > 10_000
+    assert found["differing"] == 0, found["first_difference"]
+    run = es.simulate(converted, images[:2], labels[:2], watchdog=es.Fixed())
+    theirs = tool.stepped(module, images[:2], labels[:2], recipe.ticks, "cifar10")
+    np.testing.assert_array_equal(theirs.outputs[:, -1].argmax(1), run.predictions)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -864,7 +1095,7 @@ def test_recipes_with_rcs_differ_in_it_alone(path):
     assert any(stage.rcs for stage in recipe.stages)
     assert not any(stage.rcs for stage in plain.stages)
     stages = tuple(replace(stage, rcs=0.0) for stage in recipe.stages)
-    names = {name: getattr(plain, name) for name in ("name", "checkpoint", "export")}
+    names = {name: getattr(plain, name) for name in ("name", "title", "about", "checkpoint", "export")}
     assert replace(recipe, stages=stages, **names) == plain
 
 

@@ -39,16 +39,17 @@ def rcs_activations(watched: list[Watched], outputs: Tensor, labels: Tensor) -> 
     right = (outputs.detach().argmax(-1) == labels).float()
 
     def value(x: Tensor, highest: Tensor) -> Tensor:
-        return highest / (functional.relu(x.float()).square().flatten(1).mean(1) + SMALL).sqrt()
+        return highest / (functional.relu(x.float()).square().mean(tuple(range(1, x.ndim))) + SMALL).sqrt()
 
     total = outputs.new_zeros((), dtype=torch.float32)
     for layer in watched:
         x = layer.membranes
         # only one sample and one activation carry a gradient, so only they are differentiated
         with torch.no_grad():
-            place = x.reshape(-1).argmax()
-            worst = (right * value(x, functional.relu(x.reshape(-1)[place].float()))).argmax()
-        highest = functional.relu(x.reshape(-1)[place].float())
+            top = x.max()  # many times faster than argmax, whatever the order in memory
+            worst = (right * value(x, functional.relu(top.float()))).argmax()
+            place = tuple((x == top).nonzero()[0])
+        highest = functional.relu(x[place].float())
         total = total + right[worst] * value(x[worst : worst + 1], highest)[0]
     return total / len(watched)
 
@@ -65,12 +66,13 @@ def rcs_spiking(watched: list[Watched], outputs: Tensor, labels: Tensor, compile
     right = (outputs[-tail:].detach().argmax(-1) == labels).all(0).float()
     unevenness = fused(_unevenness) if compiled else _unevenness
     total = outputs.new_zeros((), dtype=torch.float32)
-    for spikes, membranes, threshold in watched:
+    for spikes, membranes, threshold, again in watched:
         assert spikes is not None
         with torch.no_grad():  # only the worst sample carries a gradient, so only it is differentiated
             worst = (right * unevenness(spikes.detach(), membranes.detach(), threshold, tail)).argmax()
         one = slice(int(worst), int(worst) + 1)
-        total = total + right[worst] * _unevenness(spikes[:, one], membranes[:, one], threshold, tail)[0]
+        pair = again(int(worst)) if again else (spikes[:, one], membranes[:, one])
+        total = total + right[worst] * _unevenness(*pair, threshold, tail)[0]
     return total / len(watched)
 
 

@@ -22,29 +22,42 @@ from eventsnn.neurons import IF, LIF
 
 # -------------------------------------------------------------------------------------------------------- the neurons
 
+KEEP, KEEP_DETACHED = 1, 2  # of spikes and membranes
+
 
 class Watched(NamedTuple):
     """What a layer of neurons did: spikes and membranes after their reset, (ticks, N, ...), and their threshold.
 
-    As an activation: `spikes` is None and `membranes` is what came in, (N, ...).
+    As an activation: `spikes` is None and `membranes` is what came in, (N, ...). again: of one sample by its number,
+    spikes and membranes computed again, (ticks, 1, ...); with `running(detach=True)` gradients go back only this way.
     """
 
     spikes: Tensor | None
     membranes: Tensor
     threshold: Tensor | float
+    again: Callable[[int], tuple[Tensor, Tensor]] | None = None
 
 
 class Neuron(nn.Module):
     """A layer of neurons, or the activation they stand for; `running` sets which.
 
     ticks: 0 as an activation, else how many are run. samples: in a batch. watch: whether `watched` is kept for a
-    regulariser. compiled: whether the elementwise steps are fused by `torch.compile`, equal up to rounding.
+    regulariser, with detach cut off from the gradients. compiled: whether the elementwise steps are fused by
+    `torch.compile`, equal up to rounding. dropout: share of what goes on to other layers that is made 0, drawn from
+    `generator`; the rest is divided by 1 - dropout.
+
+    Dropout is where Wu et al. put it to calibrate cutoffs: behind the neurons, whose own membranes and resets know
+    nothing of it, and drawn anew for every tick (`set_dropout` and `DropoutLayer` in their code, `utils/conversion.py`
+    and `layers/dropout_layer.py`: an `nn.Dropout` on all ticks at once, or on each in turn).
     """
 
     ticks = 0
     samples = 0
     watch = False
+    detach = False
     compiled = False
+    dropout = 0.0
+    generator: torch.Generator | None = None
     watched: Watched | None = None
 
     def activate(self, x: Tensor) -> Tensor:
@@ -60,25 +73,41 @@ class Neuron(nn.Module):
         if not self.ticks:
             if self.watch:
                 self.watched = Watched(None, x, self.height())
-            return self.activate(x)
+            return self._dropped(self.activate(x))
         if len(x) == self.samples and self.ticks > 1:  # a current that never changes stands for all ticks
             x = torch.cat([x] * self.ticks)
         # neurons know no neighbours, so each tick is one flat row in whatever order its memory has
         last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
         x = x.permute(0, 2, 3, 1) if last else x
-        emitted, spikes, membranes = self._turns(x.reshape(self.ticks, -1))
+        keep = KEEP_DETACHED if self.detach else KEEP
+        emitted, spikes, membranes = self._turns(x.reshape(self.ticks, -1), keep if self.watch else 0)
         if self.watch:
-            shape = (self.ticks, self.samples, *x.shape[1:])
-            pair = (each.reshape(shape) for each in (spikes, membranes))
-            self.watched = Watched(*(each.permute(0, 1, 4, 2, 3) if last else each for each in pair), self.height())
-        emitted = emitted.reshape(x.shape)
-        return emitted.permute(0, 3, 1, 2) if last else emitted
+            shape, ticks = (self.ticks, -1, *x.shape[1:]), self.ticks
 
-    def _turns(self, current: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+            def arranged(each: Tensor) -> Tensor:
+                each = each.reshape(shape)
+                return each.permute(0, 1, 4, 2, 3) if last else each
+
+            def again(sample: int) -> tuple[Tensor, Tensor]:
+                of_it = x.unflatten(0, (ticks, -1))[:, sample].reshape(ticks, -1)
+                _, spikes, membranes = self._turns(of_it, KEEP, once=True)
+                return arranged(spikes), arranged(membranes)
+
+            self.watched = Watched(arranged(spikes), arranged(membranes), self.height(), again)
+        emitted = emitted.reshape(x.shape)
+        return self._dropped(emitted.permute(0, 3, 1, 2) if last else emitted)
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        if not self.dropout:
+            return x
+        kept = torch.rand(x.shape, generator=self.generator) >= self.dropout  # on the CPU, so that devices draw alike
+        return x * kept.to(x.device) / (1 - self.dropout)
+
+    def _turns(self, current: Tensor, keep: int, once: bool = False) -> tuple[Tensor, Tensor | None, Tensor | None]:
         raise NotImplementedError
 
-    def _fused(self, function: Any) -> Any:
-        return fused(function) if self.compiled else function
+    def _fused(self, function: Any, once: bool = False) -> Any:
+        return fused(function) if self.compiled and not once else function
 
 
 class QCFS(Neuron):
@@ -107,8 +136,8 @@ class QCFS(Neuron):
             return functional.relu(x)
         return self._fused(_quantise)(x, self.threshold, self.levels)
 
-    def _turns(self, current: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        return self._fused(_emit)(current, self.threshold, self.watch)
+    def _turns(self, current: Tensor, keep: int, once: bool = False) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        return self._fused(_emit, once)(current, self.threshold, keep)
 
     def height(self) -> Tensor:
         """The threshold."""
@@ -130,8 +159,8 @@ class LeakyNeuron(Neuron):
             raise ValueError(f"LeakyNeuron has leak={leak}, wanted 0 to 1")
         self.leak = leak
 
-    def _turns(self, current: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        return self._fused(_emit_leaky)(current, self.leak, self.watch)
+    def _turns(self, current: Tensor, keep: int, once: bool = False) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        return self._fused(_emit_leaky, once)(current, self.leak, keep)
 
     def extra_repr(self) -> str:
         return f"leak={self.leak}"
@@ -217,16 +246,22 @@ class _Quantise(torch.autograd.Function):
         return gradient * inside, (gradient * slope).sum().reshape(theta.shape), None
 
 
-def _emit(current: Tensor, theta: Tensor, keep: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def _kept(spikes: Tensor, membranes: Tensor, keep: int) -> tuple[Tensor | None, Tensor | None]:
+    if keep == KEEP_DETACHED:
+        return spikes.detach(), membranes.detach()
+    return (spikes, membranes) if keep else (None, None)
+
+
+def _emit(current: Tensor, theta: Tensor, keep: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
     spikes, membranes = fire(current, theta)
     emitted = (spikes * theta).to(current.dtype)
-    return (emitted, spikes, membranes) if keep else (emitted, None, None)
+    return (emitted, *_kept(spikes, membranes, keep))
 
 
-def _emit_leaky(current: Tensor, leak: float, keep: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def _emit_leaky(current: Tensor, leak: float, keep: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
     spikes, membranes = fire_leaky(current, leak)
     emitted = spikes.to(current.dtype)
-    return (emitted, spikes, membranes) if keep else (emitted, None, None)
+    return (emitted, *_kept(spikes, membranes, keep))
 
 
 def _quantise(x: Tensor, theta: Tensor, levels: int) -> Tensor:
@@ -253,26 +288,41 @@ def neurons(network: nn.Module) -> list[Neuron]:
 
 @contextmanager
 def running(
-    network: nn.Module, *, ticks: int = 0, samples: int = 0, watch: bool = False, rectify: bool = False
+    network: nn.Module,
+    *,
+    ticks: int = 0,
+    samples: int = 0,
+    watch: bool = False,
+    detach: bool = False,
+    rectify: bool = False,
+    dropout: float = 0.0,
+    generator: torch.Generator | None = None,
 ) -> Iterator[None]:
-    """Within, the neurons run as said; after it they are activations again and hold nothing."""
+    """Within, the neurons run as said; after it they are activations again and hold nothing.
+
+    dropout, generator: see `Neuron`. Raises ValueError when dropout is not from 0 to below 1.
+    """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout}, wanted a share from 0 to below 1")
     layers = neurons(network)
     timed = [layer for layer in network.modules() if isinstance(layer, TEBN)]
     for layer in layers:
-        layer.ticks, layer.samples, layer.watch, layer.watched = ticks, samples, watch, None
+        layer.ticks, layer.samples, layer.watch, layer.detach, layer.watched = ticks, samples, watch, detach, None
+        layer.dropout, layer.generator = dropout, generator
         if isinstance(layer, QCFS):
             layer.rectify = rectify
     for norm in timed:
-        norm.samples = samples
+        norm.ticks, norm.samples = ticks, samples
     try:
         yield
     finally:
         for layer in layers:
-            layer.ticks, layer.samples, layer.watch, layer.watched = 0, 0, False, None
+            layer.ticks, layer.samples, layer.watch, layer.detach, layer.watched = 0, 0, False, False, None
+            layer.dropout, layer.generator = 0.0, None
             if isinstance(layer, QCFS):
                 layer.rectify = False
         for norm in timed:
-            norm.samples = 0
+            norm.ticks, norm.samples = 0, 0
 
 
 def spiking_outputs(network: nn.Module, inputs: Tensor, ticks: int) -> Tensor:
@@ -289,16 +339,20 @@ def ends_in_neurons(network: nn.Module) -> bool:
     return isinstance(network, nn.Sequential) and isinstance(network[-1], QCFS)
 
 
-def spikes(network: nn.Module, inputs: Tensor, ticks: int) -> tuple[list[Tensor], Tensor]:
+def spikes(
+    network: nn.Module, inputs: Tensor, ticks: int, dropout: float = 0.0, generator: torch.Generator | None = None
+) -> tuple[list[Tensor], Tensor]:
     """A network that ends in neurons, over ticks: spikes of each layer, and the last one's membrane minus threshold.
 
     inputs: as `spiking_outputs`. Spikes: (ticks, N, ...) for each layer of neurons, in order; margins: (ticks, N,
-    classes). Raises ValueError when the last layer is not a QCFS.
+    classes). dropout, generator: see `Neuron`; spikes are those of the neurons, before any of them is dropped. Raises
+    ValueError when the last layer is not a QCFS.
     """
     if not ends_in_neurons(network):
         last = network[-1] if isinstance(network, nn.Sequential) else network
         raise ValueError(f"the network ends in {type(last).__name__}, wanted a QCFS as output neurons")
-    with running(network, ticks=ticks, samples=len(inputs), watch=True):
+    how = {"dropout": dropout, "generator": generator}
+    with running(network, ticks=ticks, samples=len(inputs), watch=True, **how):
         spiking_outputs(network, inputs, ticks)
         found = [layer.watched for layer in neurons(network)]
     return [entry.spikes for entry in found], found[-1].membranes - network[-1].threshold
@@ -308,9 +362,11 @@ class TEBN(nn.Module):
     """Temporal effective batch norm: statistics over all ticks, then a learnable factor p[t].
 
     Duan et al. (NeurIPS 2022). In evaluation mode tick t is `p[t] * (gamma * (x - mean) / sqrt(var + eps) + beta)`,
-    which `es.from_torch` keeps as tables of a factor and a shift for each tick and channel.
+    which `es.from_torch` keeps as tables of a factor and a shift for each tick and channel. Fewer ticks may be run than
+    there are factors; more raise ValueError.
     """
 
+    ticks = 0
     samples = 0
 
     def __init__(self, channels: int, ticks: int) -> None:
@@ -320,9 +376,11 @@ class TEBN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(ticks * N, C, H, W), each tick normalised and times its factor. A constant (N, C, H, W) is spread first."""
-        ticks = len(self.p)
+        if self.ticks > len(self.p):
+            raise ValueError(f"TEBN has factors for {len(self.p)} ticks, but {self.ticks} are run")
+        ticks = self.ticks or len(self.p)
         y = self.norm(x)
-        factors = self.p.to(y.dtype)
+        factors = self.p[:ticks].to(y.dtype)
         if len(y) == self.samples:
             return torch.cat([y * factor for factor in factors])
         return torch.cat([part * factor for part, factor in zip(y.chunk(ticks), factors, strict=True)])
@@ -411,6 +469,35 @@ def resnet20(classes: int = 10) -> ResNet:
 def resnet18(classes: int = 10) -> ResNet:
     """ResNet-18 of QCFS neurons with 4 levels, 11.2 million weights."""
     return ResNet((2, 2, 2, 2), 64, classes, lambda: QCFS(4))
+
+
+def vgg(convolutions: tuple[int, ...], classes: int, neuron: Callable[[], Neuron]) -> nn.Sequential:
+    """A CIFAR VGG: stages of 3x3 convolutions, norms and neurons, each ended by an average pool, and one linear layer.
+
+    convolutions: how many in each of five stages of 64, 128, 256, 512 and 512 channels. Takes (N, 3, 32, 32). Wu et al.
+    put two layers of 4,096 neurons in front of the last.
+    """
+    layers: dict[str, nn.Module] = {}
+    before = 3
+    for stage, (channels, count) in enumerate(zip((64, 128, 256, 512, 512), convolutions, strict=True), 1):
+        for number in range(1, count + 1):
+            layers[f"conv{stage}_{number}"] = nn.Conv2d(before, channels, 3, padding=1, bias=False)
+            layers[f"norm{stage}_{number}"] = nn.BatchNorm2d(channels)
+            layers[f"spike{stage}_{number}"] = neuron()
+            before = channels
+        layers[f"pool{stage}"] = nn.AvgPool2d(2)
+    layers |= {"flatten": nn.Flatten(), "output": nn.Linear(before, classes)}
+    return nn.Sequential(OrderedDict(layers))
+
+
+def vgg11(classes: int = 10) -> nn.Sequential:
+    """VGG-11 of QCFS neurons with 4 levels, average pooling and one linear layer, 9.2 million weights."""
+    return vgg((1, 1, 2, 2, 2), classes, lambda: QCFS(4))
+
+
+def vgg16(classes: int = 10) -> nn.Sequential:
+    """VGG-16 of QCFS neurons with 4 levels, average pooling and one linear layer, 14.7 million weights."""
+    return vgg((2, 2, 3, 3, 3), classes, lambda: QCFS(4))
 
 
 def events_net(

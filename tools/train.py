@@ -1,8 +1,8 @@
 """Trains a network from a recipe, goes on where it was stopped, and exports it for eventsnn.
 
-    python tools/train.py tools/recipes/digits.toml            train or resume, export, measure, write the card
+    python tools/train.py tools/recipes/digits.toml            train or resume, then export
     python tools/train.py tools/recipes/digits.toml --folds    cross-validate on the training samples, export nothing
-    python tools/train.py tools/recipes/digits.toml --export   only export and measure what was trained before
+    python tools/train.py tools/recipes/digits.toml --export   only export what was trained before
 
 Needs torch and scikit-learn (`pip install '.[torch,test]'`). Runs on CUDA where there is one; `--device cpu` repeats
 a network on the kind of processor that trained it, others round sums differently. Each epoch draws its random numbers
@@ -39,14 +39,15 @@ sys.path.insert(0, str(ROOT))  # models are named from here, "tools.modules:digi
 import eventsnn as es  # noqa: E402
 from eventsnn import layouts  # noqa: E402
 from eventsnn.import_torch import NORMALISATIONS, load_checkpoint  # noqa: E402
-from eventsnn.report import predictions_by_tick, wilson  # noqa: E402
+from eventsnn.report import predictions_by_tick  # noqa: E402
 from eventsnn.watchdog import parse_policy  # noqa: E402
 from tools import samples  # noqa: E402
 from tools.losses import anytime, rcs_activations, rcs_spiking, tet  # noqa: E402
-from tools.modules import Watched, ends_in_neurons, neurons, running, spikes  # noqa: E402
+from tools.modules import Watched, ends_in_neurons, neurons, running, spikes, spiking_outputs  # noqa: E402
 from tools.samples import Samples  # noqa: E402
 
 GAPS = range(1, 7)  # the spike-gap cutoffs that --folds compares
+AT_ONCE = 100  # samples that are stepped together
 
 # --------------------------------------------------------------------------------------------------------- the recipe
 
@@ -55,13 +56,15 @@ GAPS = range(1, 7)  # the spike-gap cutoffs that --folds compares
 class Data:
     """source: "digits", "cifar10" or "events".
 
-    held_out, folds: of the digits, how many of the last are only measured on, and the folds of `--folds`. path: a CIFAR
-    folder, or the file of events. tick_us: of events, the length of a tick. normalise: "" or "cifar10".
+    held_out, folds: of the digits, how many of the last are only measured on, and the folds of `--folds`. calibration:
+    of each class, how many of the last are kept out of training, to calibrate cutoffs on. path: a CIFAR folder, or the
+    file of events. tick_us: of events, the length of a tick. normalise: "" or "cifar10".
     """
 
     source: str
     held_out: int = 0
     folds: int = 0
+    calibration: int = 0
     path: str = ""
     tick_us: int = 0
     normalise: str = ""
@@ -115,7 +118,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Export:
-    """Files to write: the state dict, the eventsnn network, the held-out samples, and the card that describes them."""
+    """Files to write: the state dict, the eventsnn network, the held-out samples, and the card (`tools/results.py`)."""
 
     state: str
     network: str = ""
@@ -127,6 +130,7 @@ class Export:
 class Recipe:
     """A training. model: "module:factory" of a network of `tools.modules.Neuron`s. ticks, cutoff: of the network.
 
+    title, about: a line and paragraphs (Markdown) of the network's card: what it is, where its data is from.
     start: a state dict to begin from, of another recipe. precision: "float32", or "bfloat16" for convolutions and
     products while training, with compiled elementwise steps.
     """
@@ -142,6 +146,8 @@ class Recipe:
     augment: Augment
     stages: tuple[Stage, ...]
     export: Export
+    title: str = ""
+    about: str = ""
     cutoff: str = "fixed"
     start: str = ""
     precision: str = "float32"
@@ -205,6 +211,8 @@ def _check(recipe: Recipe) -> None:
             raise ValueError(f"{name!r} is {value}, wanted {low} or more")
     if recipe.seed < 0:
         raise ValueError(f"'seed' is {recipe.seed}, wanted 0 or more")
+    if recipe.data.calibration < 0:
+        raise ValueError(f"'data.calibration' is {recipe.data.calibration}, wanted 0 or more")
     _choose("data.source", recipe.data.source, "digits", "cifar10", "events")
     _choose("data.normalise", recipe.data.normalise, "", "cifar10")
     _choose("precision", recipe.precision, "float32", "bfloat16")
@@ -259,7 +267,7 @@ def _choose(name: str, value: str, *wanted: str) -> None:
 
 
 def load(recipe: Recipe) -> tuple[Samples, Samples]:
-    """What the recipe trains on, and what is held out."""
+    """What there is to train, tune and calibrate on, of which `trained_on` says what for, and what is held out."""
     if recipe.data.source == "digits":
         return samples.digits(recipe.data.held_out)
     if recipe.data.source == "cifar10":
@@ -267,14 +275,31 @@ def load(recipe: Recipe) -> tuple[Samples, Samples]:
     return samples.events(recipe.data.path, recipe.ticks, recipe.data.tick_us)
 
 
-def as_tensor(images: np.ndarray) -> Tensor:
-    """float32 in 0..1, exactly what eventsnn makes of uint8 images; (N, H, W) becomes (N, 1, H, W).
+def trained_on(recipe: Recipe, labels: np.ndarray) -> np.ndarray:
+    """(N,) bool: whether the recipe trains on a sample, or keeps it for calibrating. labels: of all that `load` knows.
+
+    Raises ValueError when a class has too few samples.
+    """
+    kept = np.ones(len(labels), bool)
+    if count := recipe.data.calibration:
+        for label in np.unique(labels):
+            of_this = np.flatnonzero(labels == label)
+            if len(of_this) <= count:
+                wanted = f"'data.calibration' is {count}, but class {label} has only {len(of_this)} samples"
+                raise ValueError(f"{wanted}; lower it")
+            kept[of_this[-count:]] = False
+    return kept
+
+
+def as_tensor(images: np.ndarray, dtype: str = "float32") -> Tensor:
+    """Floats in 0..1, exactly what eventsnn makes of uint8 images; (N, H, W) becomes (N, 1, H, W).
 
     Frames of events (N, ticks, C, H, W) are counts and stay so.
     """
+    x = torch.from_numpy(images.astype(dtype))
     if images.ndim == 5:
-        return torch.from_numpy(images.astype(np.float32))
-    x = torch.from_numpy(images.astype(np.float32) / np.float32(255))
+        return x
+    x /= 255
     return x.unsqueeze(1) if x.ndim == 3 else x
 
 
@@ -282,7 +307,7 @@ def normalised(x: Tensor, how: str) -> Tensor:
     """Images of 0..1 as the network wants them. how: "" or "cifar10"."""
     if not how:
         return x
-    mean, std = (torch.tensor(values, device=x.device).reshape(-1, 1, 1) for values in NORMALISATIONS[how])
+    mean, std = (x.new_tensor(values).reshape(-1, 1, 1) for values in NORMALISATIONS[how])
     return (x - mean) / std
 
 
@@ -456,7 +481,10 @@ def _set_thresholds(network: nn.Module, recipe: Recipe, percentile: float, x: Te
 def _loss(network: nn.Module, stage: Stage, x: Tensor, y: Tensor) -> Tensor:
     ticks = stage.ticks if stage.kind == "spiking" else 0
     watch = stage.rcs > 0 or stage.rate_penalty > 0 or ends_in_neurons(network)
-    with running(network, ticks=ticks, samples=len(y), watch=watch, rectify=stage.kind == "relu"):
+    # of RCS only one sample a layer carries a gradient, and it is computed again
+    detach = not (stage.rate_penalty or ends_in_neurons(network))
+    how = {"watch": watch, "detach": detach, "rectify": stage.kind == "relu"}
+    with running(network, ticks=ticks, samples=len(y), **how):
         outputs = network(x).float()
         watched = [layer.watched for layer in neurons(network)]
     outputs = outputs.unflatten(0, (ticks, len(y))) if ticks else outputs
@@ -506,7 +534,7 @@ def _fingerprints(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> lis
     """
     samples_hash = hashlib.sha256(np.ascontiguousarray(images).tobytes())
     samples_hash.update(np.ascontiguousarray(labels).tobytes())
-    start = _sha256(ROOT / recipe.start) if recipe.start else ""
+    start = sha256(ROOT / recipe.start) if recipe.start else ""
     fixed = (recipe.model, recipe.seed, recipe.batch, recipe.precision, recipe.augment, recipe.data, start)
     found = []
     for s in range(len(recipe.stages)):
@@ -537,19 +565,55 @@ def _save(content: dict[str, Any], path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- measuring
 
 
-def stepped(network: nn.Module, images: np.ndarray, labels: np.ndarray, ticks: int) -> es.Trace:
-    """What the output neurons did, stepped in PyTorch: a trace that `es.replay` asks any cutoff about."""
-    with torch.no_grad():
-        emitted, margins = spikes(network, as_tensor(images), ticks)
-    counts = emitted[-1].cumsum(0)
+def stepped(
+    network: nn.Module,
+    images: np.ndarray,
+    labels: np.ndarray,
+    ticks: int,
+    normalise: str = "",
+    *,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> es.Trace:
+    """What the output did, stepped in PyTorch: a trace in float64 that `es.replay` asks any cutoff about.
+
+    images: as `train`, or one frame a tick, (N, at least ticks, C, H, W). normalise: as in recipes. dropout: behind
+    every layer of neurons, drawn anew from seed for each sample and tick, as Wu et al. have it while they calibrate
+    (`tools.modules.Neuron`); output neurons are counted whole. The network, on the CPU, is put into evaluation mode and
+    run in its own precision. Raises ValueError for too few frames, or a dropout that is not from 0 to below 1.
+    """
+    if images.ndim == 5 and images.shape[1] < ticks:
+        raise ValueError(f"the samples have {images.shape[1]} frames, but {ticks} ticks are to be run")
+    network.eval()
+    dtype = str(next(network.parameters()).dtype).removeprefix("torch.")
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for begin in range(0, len(images), AT_ONCE):
+        part = images[begin : begin + AT_ONCE]
+        x = normalised(as_tensor(part[:, :ticks] if part.ndim == 5 else part, dtype), normalise)
+        with torch.no_grad():
+            found.append(_outputs(network, x, ticks, dropout, generator))
+    each_tick, margins = (torch.cat(parts, 1).transpose(0, 1).double().numpy() for parts in zip(*found, strict=True))
     return es.Trace(
-        outputs=counts.transpose(0, 1).double().numpy(),
-        margins=margins.transpose(0, 1).double().numpy(),
+        outputs=each_tick.cumsum(1),
+        margins=margins,
         synops=np.zeros((len(images), ticks), np.int64),
         stop_time=np.full(len(images), ticks, np.int64),
-        readout="spikes",
+        readout="spikes" if ends_in_neurons(network) else "sum",
         labels=labels,
     )
+
+
+def _outputs(
+    network: nn.Module, x: Tensor, ticks: int, dropout: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Output spikes or linear outputs of each tick alone, (ticks, N, classes), and margins, of the latter none."""
+    if ends_in_neurons(network):
+        emitted, margins = spikes(network, x, ticks, dropout, generator)
+        return emitted[-1], margins
+    with running(network, ticks=ticks, samples=len(x), dropout=dropout, generator=generator):
+        outputs = spiking_outputs(network, x, ticks)
+    return outputs, outputs[..., :0]
 
 
 class Cut(NamedTuple):
@@ -600,12 +664,23 @@ def save_state(recipe: Recipe, network: nn.Module, seconds: float, device: str) 
         "seconds": seconds,
         "device": device,
         "machine": platform.machine(),
+        "processor": processor(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "sklearn": sklearn_version,
         "numpy": np.__version__,
     }
     _save({"state_dict": network.state_dict(), "training": training}, ROOT / recipe.export.state)
+
+
+def processor() -> str:
+    """The processor's name, and how many cores of it there are here."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
 def export(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> es.Network:
@@ -623,7 +698,7 @@ def export(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> es.Network
         as_tensor(images[:1]).flatten(0, 1)[:1] if frames else as_tensor(images[:1]),
         ticks=recipe.ticks,
         normalise=recipe.data.normalise or None,
-        origin={"checkpoint": path.name, "sha256": _sha256(path), "model": recipe.model, "seed": recipe.seed},
+        origin={"checkpoint": path.name, "sha256": sha256(path), "model": recipe.model, "seed": recipe.seed},
     )
     classes = tuple(str(label) for label in np.unique(labels))
     converted = replace(converted, labels=classes, cutoff=str(parse_policy(recipe.cutoff)))
@@ -639,97 +714,9 @@ def _save_arrays(path: Path, **arrays: np.ndarray) -> None:
     os.replace(part, path)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-CARD = """\
-# {name}: the network that `eventsnn simulate` runs when it is given none
-
-Written by `tools/train.py`; the numbers are of that run.
-
-| | |
-|---|---|
-| network | {drawing} |
-| trained on | the first {trained} digits of scikit-learn's `load_digits`, in its order |
-| held out | the last {held_out}, in `{held_out_name}`: neither trained on nor used for a choice |
-| recipe | `{recipe}`, seed {seed} |
-| retrain | `python tools/train.py {recipe} --device cpu` |
-| training took | {seconds:.0f} s on {device} ({machine}), {threads} |
-| trained with | Python {python}, torch {torch}, scikit-learn {sklearn}, numpy {numpy} |
-| exported with | eventsnn {eventsnn} |
-| licence | of the weights: MIT, as the project; of the samples: CC BY 4.0 (below) |
-
-The architecture, the recipe and the cutoff were chosen by cross-validation on the training digits; the recipe shows
-what it found.
-
-## Measured on the {held_out} held-out digits, by `eventsnn.simulate`
-
-| cutoff | right | accuracy | 95 % interval (Wilson) | mean stop, ticks | spikes per digit | SynOps per digit |
-|---|---|---|---|---|---|---|
-{rows}
-
-`python -m eventsnn verify {state} {network} --input {held_out_file}` compares the two files spike for spike.
-
-## Files
-
-| file | what | sha256 |
-|---|---|---|
-{files}
-
-## Samples
-
-E. Alpaydin and C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI Machine Learning Repository, 1998,
-<https://doi.org/10.24432/C50P49>. UCI distributes the data set under
-[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/); scikit-learn, which ships a copy of its test set (1,797
-digits by 13 writers, each pixel a count from 0 to 16), names no licence of its own for it. Changed here: pixels are
-spread over 0..255 (`round(pixel x 255 / 16)`, uint8), and only the last {held_out} digits are kept.
-"""
-
-
-def write_card(recipe: Recipe, recipe_path: Path, network: es.Network) -> str:
-    """Measure the exported files with `es.simulate`, write the card, and return its table of results."""
-    held_out = np.load(ROOT / recipe.export.held_out)
-    rows = []
-    for policy in ("fixed", recipe.cutoff):
-        run = es.simulate(network, held_out["images"], held_out["labels"], watchdog=parse_policy(policy))
-        right, total = int(np.sum(run.predictions == run.labels)), len(run.predictions)
-        low, high = wilson(right, total)
-        cells = (
-            f"`{policy}`",
-            f"{right} of {total}",
-            f"{100 * right / total:.2f} %",
-            f"{100 * low:.1f} to {100 * high:.1f} %",
-            f"{run.stop_time.mean():.2f} of {recipe.ticks}",
-            f"{run.ledger.spikes().mean():,.0f}",
-            f"{run.ledger.synops().mean():,.0f}",
-        )
-        rows.append(f"| {' | '.join(cells)} |")
-    described = {
-        recipe.export.network: "the network, with its weights folded",
-        recipe.export.held_out: f"the held-out digits: `images` ({total}, 8, 8) uint8, `labels` ({total},) uint8",
-        recipe.export.state: f"the trained PyTorch state dict of `{recipe.model}`",
-    }
-    training = torch.load(ROOT / recipe.export.state, weights_only=True)["training"]
-    card = CARD.format(
-        **training,
-        name=recipe.name,
-        drawing=" - ".join(f"{p.name} {'x'.join(map(str, p.shape))}" for p in network.populations),
-        trained=len(load(recipe)[0]),
-        held_out=total,
-        held_out_name=Path(recipe.export.held_out).name,
-        held_out_file=recipe.export.held_out,
-        state=recipe.export.state,
-        network=recipe.export.network,
-        recipe=recipe_path.resolve().relative_to(ROOT) if recipe_path.resolve().is_relative_to(ROOT) else recipe_path,
-        seed=recipe.seed,
-        threads=f"{recipe.threads} thread{'s' if recipe.threads > 1 else ''}",
-        eventsnn=es.__version__,
-        rows="\n".join(rows),
-        files="\n".join(f"| `{Path(f).name}` | {what} | `{_sha256(ROOT / f)}` |" for f, what in described.items()),
-    )
-    (ROOT / recipe.export.card).write_text(card)
-    return "\n".join(rows)
 
 
 # --------------------------------------------------------------------------------------------------------- the command
@@ -740,7 +727,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train, resume and export a network of QCFS neurons.")
     parser.add_argument("recipe", type=Path, help="a TOML file such as tools/recipes/digits.toml")
     parser.add_argument("--folds", action="store_true", help="cross-validate on the training samples, export nothing")
-    parser.add_argument("--export", action="store_true", help="train nothing; export and measure the saved state dict")
+    parser.add_argument("--export", action="store_true", help="train nothing; export the saved state dict")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     options = parser.parse_args(arguments)
     try:
@@ -749,23 +736,22 @@ def main(arguments: list[str] | None = None) -> int:
         recipe = read_recipe(options.recipe)
         torch.set_num_threads(recipe.threads)
         known, held_out = load(recipe)
+        kept = trained_on(recipe, known.labels)
         if options.folds:
             if recipe.data.folds < 2:
                 raise ValueError(f"{options.recipe} has no 'data.folds', so there is nothing to cross-validate")
-            _fold_up(recipe, known.images, known.labels, options.device)
+            _fold_up(recipe, known.images[kept], known.labels[kept], options.device)
             return 0
         if not options.export:
             with _progress(recipe, 1) as tell:
                 checkpoint = ROOT / recipe.checkpoint
-                network, seconds = train(recipe, known.images, known.labels, checkpoint, options.device, tell)
+                images, labels = known.images[kept], known.labels[kept]
+                network, seconds = train(recipe, images, labels, checkpoint, options.device, tell)
             save_state(recipe, network, seconds, options.device)
-        rows = ""
         if recipe.export.network:
-            converted = export(recipe, held_out.images, held_out.labels)
-            if recipe.export.held_out:
-                rows = write_card(recipe, options.recipe, converted)
-        print("wrote", *(path for path in vars(recipe.export).values() if path))
-        print(rows, end="\n" if rows else "")
+            export(recipe, held_out.images, held_out.labels)
+        files = (recipe.export.state, recipe.export.network, recipe.export.held_out)
+        print("wrote", *(path for path in files if path))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
