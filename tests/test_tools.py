@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import eventsnn as es
-from eventsnn import import_torch, layouts
+from eventsnn import import_torch, layouts, study
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from tools import results as measure  # noqa: E402
 from tools import samples as sources  # noqa: E402
 from tools import train as tool  # noqa: E402
 from tools.modules import QCFS, digits_net, fire, spikes  # noqa: E402
@@ -318,9 +319,11 @@ def test_export_writes_files_that_belong_together(tmp_path, digits):
     loaded = es.load(recipe.export.network)
     assert (loaded.ticks, loaded.cutoff, loaded.readout) == (recipe.ticks, recipe.cutoff, "spikes")
     assert [p.name for p in loaded.populations] == ["input", "conv1", "conv2", "output"]
-    told = tool.write_card(recipe, RECIPE, loaded)
-    card = Path(recipe.export.card).read_text()
-    assert told in card
+    card = measure.report(recipe, RECIPE, [recipe.ticks], 30, 1, lambda *told, **how: None)
+    _, held_out = tool.load(recipe)
+    run = es.simulate(loaded, held_out.images[:30], held_out.labels[:30], watchdog=es.Fixed())
+    right = int(np.sum(run.predictions == held_out.labels[:30]))
+    assert f"| 16 | none | held out | {right} of 30 |" in card
     assert "12 s on cpu" in card
     for name in ("state", "network", "held_out"):
         path = Path(getattr(recipe.export, name))
@@ -356,18 +359,80 @@ def test_the_shipped_network_keeps_its_promise():
         assert f"{np.sum(run.predictions == stored['labels'])} of 360" in card
 
 
-def test_the_shipped_network_is_its_checkpoint():
-    """The state dict beside the network gives its weights again, and the same spikes but for rounding ties."""
-    recipe = tool.read_recipe(RECIPE)
+SHIPPED = sorted(path.stem for path in (ROOT / "weights").glob("*.h5"))
+
+
+def shown(network, count):
+    """Samples for any network: random images, or random events over its ticks."""
+    generator = np.random.default_rng(0)
+    if network.encoding == "direct":
+        return generator.integers(0, 256, (count, *network.input.shape), np.uint8)
+    each = network.input.size // 4
+    until = round(network.ticks * network.tick_seconds * 1e6)
+    t = np.sort(generator.integers(0, until, (count, each)), axis=1).ravel()
+    neuron = generator.integers(0, network.input.size, count * each)
+    return es.Events(t, neuron, np.arange(count + 1) * each)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_network_is_its_checkpoint(name):
+    """The state dict beside the network gives its weights again, and in float64 the same spikes, to the last one."""
+    recipe = tool.read_recipe(ROOT / "tools" / "recipes" / f"{name}.toml")
     module = layouts.build(recipe.model, import_torch.load_checkpoint(ROOT / recipe.export.state))
     shipped = es.load(ROOT / recipe.export.network)
-    again = es.from_torch(module, np.zeros((1, 1, 8, 8), np.float32), ticks=recipe.ticks)
+    normalise = recipe.data.normalise or None
+    example = np.zeros((1, *shipped.input.shape), np.float32)
+    again = es.from_torch(module, example, ticks=recipe.ticks, normalise=normalise)
     assert [p.name for p in again.populations] == [p.name for p in shipped.populations]
     for ours, theirs in zip(again.connections, shipped.connections, strict=True):
-        assert np.array_equal(ours.op.weight, theirs.op.weight)
-        assert np.array_equal(ours.bias, theirs.bias)
+        for what in ("bias", "scale", "shift"):
+            assert np.array_equal(getattr(ours, what), getattr(theirs, what)), what
+        if hasattr(ours.op, "weight"):
+            assert np.array_equal(ours.op.weight, theirs.op.weight)
 
-    images = np.load(ROOT / recipe.export.held_out)["images"][:20, None]
-    found = import_torch.verify(module, replace(shipped, cutoff=None), images, es.simulate)
-    assert found["spikes"] > 20_000
-    assert all(first["margin"] <= first["rounding"] for first in found["first"])
+    found = import_torch.verify(module, shipped, shown(shipped, 2), es.simulate, dtype="float64")
+    assert found["spikes"] > 2_000
+    assert found["differing"] == 0
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_network_stops_live_where_the_replay_says(name):
+    """Every family of cutoffs but the oracle, on random samples, the live run beside the recorded full one."""
+    network = es.load(ROOT / "weights" / f"{name}.h5")
+    inputs = shown(network, 3)
+    run = es.simulate(network, inputs, np.zeros(3, np.int64), watchdog=es.Fixed(), count="connections")
+    full = study.recorded(run)
+    families = [family for family in study.FAMILIES if family not in study.AHEAD]
+    points = study.sweep(full, calibration=full, points=3, families=families)
+    middle = [[p for p in points if p.family == family] for family in sorted({p.family for p in points})]
+    study.rerun(full, [of[len(of) // 2].policy for of in middle], network, inputs)
+    assert len(middle) >= 8
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_card_is_of_the_files_beside_it(name):
+    """Every network has a card with the checksums of its files, at most 12 MB each, and what was checked."""
+    recipe = tool.read_recipe(ROOT / "tools" / "recipes" / f"{name}.toml")
+    card = (ROOT / recipe.export.card).read_text()
+    for file in (recipe.export.state, recipe.export.network, recipe.export.held_out):
+        if file:
+            content = (ROOT / file).read_bytes()
+            assert hashlib.sha256(content).hexdigest() in card, file
+            assert len(content) <= 12_000_000
+    assert card.count("spikes differ") == card.count("what the replay of the full run says") >= 1
+
+
+def test_the_table_is_what_the_cards_say(tmp_path):
+    """The README's rows are those of all cards; writing the table again changes nothing."""
+    readme = ROOT / "weights" / "README.md"
+    for path in readme.parent.glob("*.md"):
+        (tmp_path / path.name).write_text(path.read_text())
+        (tmp_path / path.name).with_suffix(".h5").touch()
+    (tmp_path / "README.h5").unlink()
+    measure.write_table(tmp_path / "README.md")
+    assert (tmp_path / "README.md").read_text() == readme.read_text()
+    for name in SHIPPED:
+        assert f"| [{name}]({name}.md) |" in readme.read_text()
+    (tmp_path / "README.md").write_text("no place")
+    with pytest.raises(ValueError, match="has no place for the table"):
+        measure.write_table(tmp_path / "README.md")
