@@ -279,7 +279,11 @@ def test_folds_leave_the_measured_samples_out(tmp_path, digits, monkeypatch):
         ("held_out = 360", "held_out = 0", "'data.held_out' is 0, wanted 1 or more"),
         ("seed = 0", "seed = -1", "'seed' is -1, wanted 0 or more"),
         ('source = "digits"', 'source = "mnist"', "'data.source' is 'mnist', wanted 'digits', 'cifar10' or 'events'"),
-        ('kind = "spiking"', 'kind = "spikes"', "'stages.kind' is 'spikes', wanted 'relu', 'quantised' or 'spiking'"),
+        (
+            'kind = "spiking"',
+            'kind = "spikes"',
+            "'stages.kind' is 'spikes', wanted 'relu', 'quantised', 'spiking' or 'norms'",
+        ),
         ("learning_rate = 4e-3", "learning_rate = 0", "'stages.learning_rate' is 0.0, wanted more than 0"),
         ("[[stages]]", "[[stage]]", "unknown key 'stage'"),
         ("[augment]", "[[augment]]", "wanted a table headed \\[augment\\]"),
