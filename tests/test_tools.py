@@ -278,7 +278,11 @@ def test_folds_leave_the_measured_samples_out(tmp_path, digits, monkeypatch):
         ("ticks = 16", "ticks = 0", "'ticks' is 0, wanted 1 or more"),
         ("held_out = 360", "held_out = 0", "'data.held_out' is 0, wanted 1 or more"),
         ("seed = 0", "seed = -1", "'seed' is -1, wanted 0 or more"),
-        ('source = "digits"', 'source = "mnist"', "'data.source' is 'mnist', wanted 'digits', 'cifar10' or 'events'"),
+        (
+            'source = "digits"',
+            'source = "mnist"',
+            "'data.source' is 'mnist', wanted 'digits', 'cifar10', 'cifar100' or 'events'",
+        ),
         (
             'kind = "spiking"',
             'kind = "spikes"',

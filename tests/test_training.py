@@ -695,14 +695,33 @@ def test_cifar_of_an_ordinary_folder(tmp_path, monkeypatch, pictures, write, end
     monkeypatch.setattr(samples, "KNOWN", 3)
     for name, part in (("data_batch_1", slice(0, 2)), ("data_batch_2", slice(2, 5)), ("test_batch", slice(5, 7))):
         (tmp_path / (name + ending)).write_bytes(write(images[part], labels[part]))
-    known, held_out = samples.cifar10(str(tmp_path))
+    known, held_out = samples.cifar(str(tmp_path))
     assert (len(known), len(held_out)) == (3, 4)
     assert np.array_equal(np.concatenate([known.images, held_out.images]), images)
     assert np.r_[known.labels, held_out.labels].tolist() == labels.tolist()
     assert known.labels.dtype == np.uint8
     (tmp_path / ("test_batch" + ending)).unlink()
     with pytest.raises(ValueError, match="nothing of the test split"):
-        samples.cifar10(str(tmp_path))
+        samples.cifar(str(tmp_path))
+
+
+def test_cifar100_of_an_ordinary_folder(tmp_path, pictures):
+    """Its fine labels; a network for it has 100 outputs, and a recipe has to name the folder."""
+    images, labels = pictures
+    for name, part in (("train", slice(0, 5)), ("test", slice(5, 7))):
+        batch = {b"data": images[part].reshape(-1, 3072), b"fine_labels": (labels[part] + 90).tolist()}
+        (tmp_path / name).write_bytes(pickle.dumps(batch | {b"coarse_labels": [1] * len(labels[part])}, 2))
+    text = (ROOT / "tools" / "recipes" / "resnet18.toml").read_text().replace('"cifar10"', '"cifar100"', 1)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(text)
+    with pytest.raises(ValueError, match=r"'data\.path' is missing, wanted a CIFAR-100 folder"):
+        tool.read_recipe(recipe)
+    text = text.replace('resnet18"', 'resnet18_cifar100"')
+    recipe.write_text(text.replace('"cifar100"', f'"cifar100"\npath = "{tmp_path}"'))
+    known, held_out = tool.load(tool.read_recipe(recipe))
+    assert np.array_equal(np.concatenate([known.images, held_out.images]), images)
+    assert np.r_[known.labels, held_out.labels].tolist() == (labels + 90).tolist()
+    assert tool.new_network(tool.read_recipe(recipe)).fc.out_features == 100
 
 
 def test_cifar_of_the_packed_copy(tmp_path, monkeypatch, pictures):
@@ -713,8 +732,8 @@ def test_cifar_of_the_packed_copy(tmp_path, monkeypatch, pictures):
     monkeypatch.setenv("EVENTSNN_DATA", str(tmp_path))
     monkeypatch.setattr(samples, "KNOWN", 3)
     for path in ("", str(tmp_path / "no-folder")):
-        with pytest.raises(ValueError, match=r"is not there; set EVENTSNN_DATA, or give a CIFAR-10 folder") as caught:
-            samples.cifar10(path)
+        with pytest.raises(ValueError, match=r"is not there; set EVENTSNN_DATA, or give a CIFAR(-10)? folder") as caught:
+            samples.cifar(path)
         assert "\n" not in str(caught.value)
 
     def packed(split, part):
@@ -734,9 +753,9 @@ def test_cifar_of_the_packed_copy(tmp_path, monkeypatch, pictures):
     (tmp_path / "data").mkdir()
     np.savez(tmp_path / "data" / "cifar10.npz", **packed("train", slice(0, 2)), **packed("test_lossless", slice(5, 7)))
     with pytest.raises(ValueError, match=r"cifar10_train_part2\.npz is not there"):
-        samples.cifar10()
+        samples.cifar()
     np.savez(tmp_path / "data" / "cifar10_train_part2.npz", **packed("train", slice(2, 5)))
-    known, held_out = samples.cifar10()
+    known, held_out = samples.cifar()
     assert np.array_equal(np.concatenate([known.images, held_out.images]), images)
     assert np.r_[known.labels, held_out.labels].tolist() == labels.tolist()
     assert len(known) == 3

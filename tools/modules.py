@@ -500,6 +500,11 @@ def vgg16(classes: int = 10) -> nn.Sequential:
     return vgg((2, 2, 3, 3, 3), classes, lambda: QCFS(4))
 
 
+def resnet18_cifar100() -> ResNet:
+    """ResNet-18 for CIFAR-100."""
+    return resnet18(100)
+
+
 def events_net(
     inputs: int, side: int, classes: int, neuron: Callable[[], Neuron], norm: Callable[[int], nn.Module]
 ) -> nn.Sequential:
@@ -533,3 +538,8 @@ def objects_net() -> nn.Sequential:
     return nn.Sequential(
         OrderedDict(shrink=nn.AvgPool2d(4), **dict(events_net(2, 32, 8, LeakyNeuron, nn.BatchNorm2d).named_children()))
     )
+
+
+def vgg16_cifar100() -> nn.Sequential:
+    """VGG-16 for CIFAR-100."""
+    return vgg16(100)

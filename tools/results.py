@@ -90,7 +90,7 @@ def parts(recipe: Recipe, network: es.Network) -> Parts:
             Part(each.images.reshape(-1, *network.input.shape), each.images, each.labels) for each in (known, other)
         )
     apart = None
-    if recipe.data.source == "cifar10":
+    if recipe.data.source.startswith("cifar"):
         apart = "test images", np.arange(samples.TRAINING - samples.KNOWN, len(held_out))
     return Parts(int(kept.sum()), everything.take(for_cutoffs), held_out, apart)
 

@@ -1,7 +1,8 @@
 """Samples to train and measure on: scikit-learn's digits, CIFAR-10, and event recordings as one frame a tick.
 
-CIFAR-10 is read from an ordinary folder (`cifar-10-batches-py` or `-bin`) or from the packed copy that `EVENTSNN_DATA`
-names (its `data/cifar10.npz`); events from HDF5 files with `t x y p offsets labels split`.
+CIFAR-10 and CIFAR-100 are read from ordinary folders (`cifar-10-batches-py` or `-bin`, `cifar-100-python` or
+`-binary`), CIFAR-10 also from the packed copy that `EVENTSNN_DATA` names (its `data/cifar10.npz`); events from HDF5
+files with `t x y p offsets labels split`.
 """
 
 from __future__ import annotations
@@ -48,14 +49,14 @@ def digits(held_out: int) -> tuple[Samples, Samples]:
     return everything[: len(labels) - held_out], everything[len(labels) - held_out :]
 
 
-def cifar10(path: str = "") -> tuple[Samples, Samples]:
-    """CIFAR-10, images (N, 3, 32, 32): the 45,000 first training images, and those held out.
+def cifar(path: str = "") -> tuple[Samples, Samples]:
+    """CIFAR-10 or CIFAR-100, images (N, 3, 32, 32): the 45,000 first training images, and those held out.
 
     Held out are the last 5,000 training images, then the test images: all of an ordinary folder named by path, or the
-    1,000 of the packed copy that are pixel-exact.
+    1,000 pixel-exact ones of the packed copy of CIFAR-10. Of CIFAR-100 the labels are the fine ones.
     """
     if path:
-        return _ordinary(_found(Path(path), "a CIFAR-10 folder"))
+        return _ordinary(_found(Path(path), "a CIFAR folder"))
     parts = [_found(data_folder() / name, "a CIFAR-10 folder") for name in ("cifar10.npz", "cifar10_train_part2.npz")]
     with np.load(parts[0]) as first, np.load(parts[1]) as second:
         images = np.concatenate([decoded(first, "train"), decoded(second, "train"), decoded(first, "test_lossless")])

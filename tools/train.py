@@ -54,11 +54,11 @@ AT_ONCE = 100  # samples that are stepped together
 
 @dataclass(frozen=True)
 class Data:
-    """source: "digits", "cifar10" or "events".
+    """source: "digits", "cifar10", "cifar100" or "events".
 
     held_out, folds: of the digits, how many of the last are only measured on, and the folds of `--folds`. calibration:
-    of each class, how many of the last are kept out of training, to calibrate cutoffs on. path: a CIFAR folder, or the
-    file of events. tick_us: of events, the length of a tick. normalise: "" or "cifar10".
+    of each class, how many of the last are kept out of training, to calibrate cutoffs on. path: an ordinary CIFAR
+    folder, or the file of events. tick_us: of events, the length of a tick. normalise: "" or "cifar10".
     """
 
     source: str
@@ -217,7 +217,7 @@ def _check(recipe: Recipe) -> None:
         raise ValueError(f"'seed' is {recipe.seed}, wanted 0 or more")
     if recipe.data.calibration < 0:
         raise ValueError(f"'data.calibration' is {recipe.data.calibration}, wanted 0 or more")
-    _choose("data.source", recipe.data.source, "digits", "cifar10", "events")
+    _choose("data.source", recipe.data.source, "digits", "cifar10", "cifar100", "events")
     _choose("data.normalise", recipe.data.normalise, "", "cifar10")
     _choose("precision", recipe.precision, "float32", "bfloat16")
     _check_data(recipe)
@@ -256,8 +256,9 @@ def _check_data(recipe: Recipe) -> None:
     how = recipe.augment
     if recipe.data.source == "events" and any((how.rotate, how.scale, how.shear, how.shift, how.noise)):
         raise ValueError("'augment' moves frames of events only by crop, flip and cutout; leave the others out")
-    if recipe.data.source == "events" and not recipe.data.path:
-        raise ValueError("'data.path' is missing, wanted an HDF5 file of events")
+    wanted = {"events": "an HDF5 file of events", "cifar100": "a CIFAR-100 folder"}
+    if recipe.data.source in wanted and not recipe.data.path:
+        raise ValueError(f"'data.path' is missing, wanted {wanted[recipe.data.source]}")
     for name in ("crop", "cutout"):
         if getattr(how, name) < 0:
             raise ValueError(f"'augment.{name}' is {getattr(how, name)}, wanted 0 or more")
@@ -276,8 +277,8 @@ def load(recipe: Recipe) -> tuple[Samples, Samples]:
     """What there is to train, tune and calibrate on, of which `trained_on` says what for, and what is held out."""
     if recipe.data.source == "digits":
         return samples.digits(recipe.data.held_out)
-    if recipe.data.source == "cifar10":
-        return samples.cifar10(recipe.data.path)
+    if recipe.data.source.startswith("cifar"):
+        return samples.cifar(recipe.data.path)
     return samples.events(recipe.data.path, recipe.ticks, recipe.data.tick_us)
 
 
