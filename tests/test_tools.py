@@ -17,6 +17,8 @@ from torch import nn
 
 import eventsnn as es
 from eventsnn import import_torch, layouts, study
+from eventsnn.store import network_hash
+from eventsnn.watchdog import read_policy
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -327,7 +329,7 @@ def test_export_writes_files_that_belong_together(tmp_path, digits):
     loaded = es.load(recipe.export.network)
     assert (loaded.ticks, loaded.cutoff, loaded.readout) == (recipe.ticks, recipe.cutoff, "spikes")
     assert [p.name for p in loaded.populations] == ["input", "conv1", "conv2", "output"]
-    card = measure.report(recipe, RECIPE, [recipe.ticks], 30, 1, lambda *told, **how: None)
+    card = measure.report(recipe, RECIPE, [recipe.ticks], 30, 1, lambda *told, **how: None, False)
     _, held_out = tool.load(recipe)
     run = es.simulate(loaded, held_out.images[:30], held_out.labels[:30], watchdog=es.Fixed())
     right = int(np.sum(run.predictions == held_out.labels[:30]))
@@ -422,11 +424,14 @@ def test_a_card_is_of_the_files_beside_it(name):
     """Every network has a card with the checksums of its files, at most 12 MB each, and what was checked."""
     recipe = tool.read_recipe(ROOT / "tools" / "recipes" / f"{name}.toml")
     card = (ROOT / recipe.export.card).read_text()
-    for file in (recipe.export.state, recipe.export.network, recipe.export.held_out):
+    for file in (recipe.export.state, recipe.export.network, recipe.export.held_out, str(measure.policy_file(recipe))):
         if file:
             content = (ROOT / file).read_bytes()
             assert hashlib.sha256(content).hexdigest() in card, file
             assert len(content) <= 12_000_000
+    policy = read_policy(ROOT / measure.policy_file(recipe))
+    network = es.load(ROOT / recipe.export.network)
+    policy.calibrated.check(network_hash(network), network.readout, network.ticks, 0)
     assert card.count("spikes differ") == card.count("what the replay of the full run says") >= 1
 
 

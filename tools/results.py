@@ -17,6 +17,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from tools.train import Recipe, load, read_recipe, sha256, stepped, trained_on  
 LOSE = 0.3  # points that a cutoff may lose on the calibration samples
 EPSILON = 0.01  # of the authors' calibration, as in their scripts
 DROPOUT = 0.3  # likewise, after every layer of neurons, while calibrating
+EXACT = "Top-K, exact calibration"
 LIVE = 500  # held-out samples on which a cutoff of every family is run live; those of the table run on all
 SPIKES = 20  # samples compared spike for spike in float64
 
@@ -95,6 +97,11 @@ def parts(recipe: Recipe, network: es.Network) -> Parts:
     return Parts(int(kept.sum()), everything.take(for_cutoffs), held_out, apart)
 
 
+def policy_file(recipe: Recipe) -> Path:
+    """Where the calibrated Top-K cutoff of a network is kept, counted from the root."""
+    return Path(recipe.export.network).with_name(f"{recipe.name}-topk.json")
+
+
 def built(recipe: Recipe) -> torch.nn.Module:
     """The trained PyTorch network of a recipe."""
     return layouts.build(recipe.model, import_torch.load_checkpoint(ROOT / recipe.export.state))
@@ -149,10 +156,13 @@ def cutoffs(recipe: Recipe, part: Part, base: study.Recorded) -> list[tuple[str,
     dropped = stepped(built(recipe), part.shown, part.labels, ticks, recipe.data.normalise, dropout=DROPOUT)
     beta = study.calibrate_topk(dropped, EPSILON, "paper")
     found.append((f"the same with dropout {DROPOUT} while calibrating", es.TopKGap(tuple(beta.tolist()), on=paper.on)))
-    for name, families in (("Top-K, exact calibration", ("topk-calibrated",)), ("cheapest of all", None)):
-        best = study.cheapest(base, base, lose=LOSE, cost="synops", families=families).best.calibration
-        at = "" if best.threshold is None else f", {study.FAMILIES[best.family]} {best.threshold:.3g}"
-        found.append((f"{name}{'' if families else f': {best.family}'}{at}", best.policy))
+    best = study.cheapest(base, base, lose=LOSE, cost="synops", families=("topk-calibrated",)).best.calibration
+    exact = study.calibrate(base, "topk", best.threshold or 0.0)
+    assert np.array_equal(exact.beta, best.policy.beta)
+    found.append((f"{EXACT}, epsilon {best.threshold:.3g}", exact))
+    best = study.cheapest(base, base, lose=LOSE, cost="synops").best.calibration
+    at = "" if best.threshold is None else f", {study.FAMILIES[best.family]} {best.threshold:.3g}"
+    found.append((f"cheapest of all: {best.family}{at}", best.policy))
     return found
 
 
@@ -286,6 +296,7 @@ def card(recipe: Recipe, path: Path, network: es.Network, found: Parts, lines: l
         recipe.export.network: "the network, with its weights folded",
         recipe.export.held_out: "the held-out samples, `images` and `labels`",
         recipe.export.state: f"the trained PyTorch state dict of `{recipe.model}`",
+        str(policy_file(recipe)): "the exact calibration, for `--cutoff topk:FILE`",
     }
     calibrated = "kept out of training" if recipe.data.calibration else "those it was trained on"
     if recipe.data.calibration and recipe.start:
@@ -312,7 +323,11 @@ def card(recipe: Recipe, path: Path, network: es.Network, found: Parts, lines: l
         head=HEAD,
         rows="\n".join(row.cells() for row in lines),
         checks="\n".join(f"- {check}" for check in checks),
-        files="\n".join(f"| `{Path(f).name}` | {what} | `{sha256(ROOT / f)}` |" for f, what in described.items() if f),
+        files="\n".join(
+            f"| `{Path(f).name}` | {what} | `{sha256(ROOT / f)}` |"
+            for f, what in described.items()
+            if f and (ROOT / f).exists()
+        ),
     )
 
 
@@ -344,9 +359,9 @@ def write_table(readme: Path) -> None:
 
 
 def report(
-    recipe: Recipe, path: Path, horizons: list[int], limit: int | None, jobs: int, say: Callable[..., Any]
+    recipe: Recipe, path: Path, horizons: list[int], limit: int | None, jobs: int, say: Callable[..., Any], write: bool
 ) -> str:
-    """Measure and check one network; returns its card."""
+    """Measure and check one network; returns its card, and writes it and the calibrated cutoff where asked."""
     network = es.load(ROOT / recipe.export.network)
     found = parts(recipe, network)
     if limit is not None:
@@ -358,6 +373,10 @@ def report(
         run = full_run(network, found.held_out, ticks, jobs)
         other = study.recorded(run)
         named = cutoffs(recipe, found.calibration, base)
+        if write and ticks == recipe.ticks:
+            exact = next(policy for name, policy in named if name.startswith(EXACT))
+            assert isinstance(exact, es.TopKGap)
+            study.save_policy(exact, ROOT / policy_file(recipe))
         measured = rows(other, named, found.apart)
         say(recipe.name, HEAD, *(row.cells() for row in measured), sep="\n")
         lines += measured
@@ -368,7 +387,10 @@ def report(
         ):
             checks.append(check())
             say(checks[-1])
-    return card(recipe, path, network, found, lines, checks)
+    text = card(recipe, path, network, found, lines, checks)
+    if write:
+        (ROOT / recipe.export.card).write_text(text)
+    return text
 
 
 def main() -> int:
@@ -384,9 +406,7 @@ def main() -> int:
     for path in options.recipes:
         recipe = read_recipe(path)
         horizons = sorted(options.ticks or [recipe.ticks])
-        text = report(recipe, path, horizons, options.limit, options.jobs, lambda *a, **b: print(*a, **b, flush=True))
-        if write:
-            (ROOT / recipe.export.card).write_text(text)
+        report(recipe, path, horizons, options.limit, options.jobs, partial(print, flush=True), write)
     if write:
         write_table(ROOT / "weights" / "README.md")
     return 0
