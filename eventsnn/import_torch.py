@@ -813,8 +813,8 @@ def _dense_events(run: Any, network: Network, name: str, samples: int, ticks: in
 def _rounding(network: Network, run: Any, inputs: Any, first: dict[str, Any], dtype: str) -> float:
     """8 n eps sum |terms| of the neuron in `first`, in units of its threshold: what its membrane may be off by.
 
-    The terms are all that reached the neuron up to that tick: |weight x value| of every event, times the largest factor
-    of a per-tick table so far, biases, and resets.
+    The terms are all that reached the neuron since its last hard reset, as far as it has not leaked away by that tick:
+    |weight x value| of every event, times the largest factor of a per-tick table, biases, and resets.
     """
     sample, until, name = first["sample"], first["tick"], first["population"]
     population = network[name]
@@ -822,6 +822,8 @@ def _rounding(network: Network, run: Any, inputs: Any, first: dict[str, Any], dt
     assert isinstance(neuron, IF)
     total = terms = 0.0
     eps = float(np.finfo(dtype).eps)
+    kept = _kept(network, run, first)
+    lasting, since = float(kept.sum()), slice(int(np.argmax(kept > 0)), until + 1)
     for c in network.connections:
         if c.target != name:
             continue
@@ -832,29 +834,44 @@ def _rounding(network: Network, run: Any, inputs: Any, first: dict[str, Any], dt
             column = (-1,) + (1,) * (value.ndim - 1)
             value = value - np.reshape(network.mean if network.mean is not None else 0.0, column)
             value = value / np.reshape(network.std if network.std is not None else 1.0, column)
-            arrived = np.abs(value).ravel() * (until + 1)
+            arrived = np.abs(value).ravel() * lasting
         else:
             events = run.events[run.events["population"] == _index(network, c.source)]
             events = events[(events["sample"] == sample) & (events["time"] <= until)]
-            np.add.at(arrived, events["neuron"], np.abs(events["value"]))
+            np.add.at(arrived, events["neuron"], np.abs(events["value"]) * kept[events["time"]])
         if np.asarray(c.op.weight).dtype == np.float32:
             eps = max(eps, float(np.finfo(np.float32).eps))
-        bias = None if c.bias is None else np.abs(c.bias.astype(np.float64)) * (until + 1)
+        bias = None if c.bias is None else np.abs(c.bias.astype(np.float64)) * lasting
         weight = np.abs(np.asarray(c.op.weight, np.float64))
         x = arrived.reshape(1, *source.shape)
-        so_far = slice(until + 1)
-        scale = None if c.scale is None else np.abs(c.scale[so_far], dtype=np.float64).max(0, keepdims=True)
-        shift = None if c.shift is None else np.abs(c.shift[so_far], dtype=np.float64).sum(0, keepdims=True)
+        scale = None if c.scale is None else np.abs(c.scale[since], dtype=np.float64).max(0, keepdims=True)
+        shift = None if c.shift is None else np.tensordot(kept, np.abs(c.shift[: until + 1], dtype=np.float64), 1)[None]
         sizes = replace(c, op=replace(c.op, weight=weight), bias=bias, scale=scale, shift=shift)
         ones = replace(c, op=replace(c.op, weight=(weight > 0) * 1.0), bias=None, scale=None, shift=None)
         total += float(carry(sizes, x).ravel()[first["neuron"]])
         shares = [step.taps(shape).coefficient for step, shape in _pools(c, source.shape)]
         counted = float(carry(ones, (x > 0) * 1.0).ravel()[first["neuron"]]) / math.prod(s.min() for s in shares)
-        terms += (counted + 1) * (until + 1)
+        terms += (counted + 1) * (until + 1 - since.start)
     threshold = np.broadcast_to(spread(neuron.threshold, population.shape), population.shape).ravel()[first["neuron"]]
     amount = np.broadcast_to(spread(neuron.subtracts, population.shape), population.shape).ravel()[first["neuron"]]
-    total += float(abs(amount)) * (until + 1)
+    total += float(abs(amount)) * lasting
     return 8 * terms * eps * total / abs(float(threshold) or 1.0)
+
+
+def _kept(network: Network, run: Any, first: dict[str, Any]) -> np.ndarray:
+    """(ticks up to the difference,) float64: the share of each tick's arrivals that the membrane still holds then."""
+    until, neuron = first["tick"], network[first["population"]].neuron
+    assert isinstance(neuron, IF)
+    kept = np.ones(until + 1)
+    if isinstance(neuron, LIF):
+        shape = network[first["population"]].shape
+        alpha = np.broadcast_to(spread(neuron.alpha, shape), shape).ravel()[first["neuron"]]
+        kept = float(alpha) ** np.arange(until, -1, -1.0)
+    if neuron.reset == "value" and not neuron.reset_delay:
+        own = run.events[run.events["population"] == _index(network, first["population"])]
+        own = own[(own["sample"] == first["sample"]) & (own["neuron"] == first["neuron"]) & (own["time"] < until)]
+        kept[: int(own["time"].max(initial=-1)) + 1] = 0
+    return kept
 
 
 def _pools(c: Connection, shape: Shape) -> list[tuple[Any, Shape]]:

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from torch import nn
 import eventsnn as es
 from eventsnn import import_torch, layouts, torch_trace
 from eventsnn.import_torch import conversion_check, from_torch, load_checkpoint, register, verify
+from eventsnn.inputs import EVENT
 from eventsnn.network import AdaptivePool, Conv, Dense, Flatten, Identity, Pool, Subsample
 from eventsnn.neurons import IF, LIF, Gate, Input, Integrator, Relay
 
@@ -839,6 +841,29 @@ def test_verify_finds_a_changed_weight():
     assert first["torch"] != first["eventsnn"]
     assert first["margin"] > first["rounding"]
     assert not first["tie"]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("reset", ["value", "subtract"])
+@pytest.mark.parametrize("fired", [(), (0,), (2, 4), (5, 6), (6,)])
+def test_rounding_forgets_what_the_membrane_forgot(alpha, reset, fired):
+    """An impulse in each tick, stepped literally: what is left of it at tick 6, after leaks and hard resets."""
+    module = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    network = from_torch(module, torch.ones(1, 2), calibrate=torch.ones(4, 2), ticks=7)
+    hidden = replace(network.populations[1], neuron=LIF(alpha=alpha, reset=reset))
+    network = replace(network, populations=(network.populations[0], hidden, *network.populations[2:]))
+    events = np.zeros(len(fired) + 1, EVENT)
+    events["population"], events["neuron"], events["time"] = 1, 1, [*fired, 3]
+    events["neuron"][-1] = 0  # the neighbour's spike resets nothing
+    first = {"sample": 0, "neuron": 1, "tick": 6, "population": hidden.name}
+    found = import_torch._kept(network, SimpleNamespace(events=events), first)
+    for began in range(7):
+        left = 0.0
+        for tick in range(7):
+            left = alpha * left + (tick == began)
+            if reset == "value" and tick in fired and tick < 6:
+                left = 0.0
+        assert found[began] == left
 
 
 def test_verify_calls_a_rounding_tie_by_its_name():
