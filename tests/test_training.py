@@ -829,28 +829,6 @@ def stopped_and_resumed(recipe, images, labels, folder):
     return whole, parts, losses
 
 
-def test_norms_settle_on_the_mean_of_the_batches(tmp_path, tiny):
-    """Nothing but the statistics changes; stopped between epochs they are the same; of the first layer exact."""
-    images, labels = (each[:16] for each in tiny)  # two batches of 8, so that every sample weighs the same
-    norms = tool.Stage("norms", 2, ticks=5)
-    recipe = recipe_of(tiny_residual, RELU, norms, augment=tool.Augment())
-    whole, parts, losses = stopped_and_resumed(recipe, images, labels, tmp_path)
-    assert same_bits(whole, parts)
-    assert losses[-2:] == [0, 0]
-    before, _ = tool.train(replace(recipe, stages=(RELU,)), images, labels, tmp_path / "before.pt")
-    for (name, old), (_, new) in zip(before.state_dict().items(), whole.state_dict().items(), strict=True):
-        assert torch.equal(old, new) is ("running" not in name), name  # as many batches in both
-    assert {layer.momentum for layer in whole.modules() if isinstance(layer, nn.BatchNorm2d)} == {0.1}
-    with torch.no_grad():
-        x = whole.conv1(tool.normalised(tool.as_tensor(images), "cifar10"))
-    torch.testing.assert_close(whole.bn1.running_mean, x.mean((0, 2, 3)))
-
-    few, _ = tool.train(
-        replace(recipe, stages=(RELU, replace(norms, epochs=3, samples=8))), images, labels, tmp_path / "few.pt"
-    )
-    assert int(few.bn1.num_batches_tracked) == 3
-
-
 def test_every_stage_goes_on_to_the_same_weights(tmp_path, tiny):
     """ReLU, thresholds from percentiles, QCFS and spikes with RCS: stopped after every epoch, the bits are the same."""
     recipe = recipe_of(tiny_residual, RELU, QUANTISED, SPIKING)

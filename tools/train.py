@@ -93,9 +93,6 @@ class Augment:
 class Stage:
     """kind: "relu" trains plain ReLUs, "quantised" the activations, "spiking" the neurons, over `ticks`.
 
-    "norms" trains nothing: batch norms get the plain mean of the statistics of the batches, the neurons running over
-    `ticks`, which may be more than were trained. Of its keys only epochs, ticks and samples count.
-    samples: of an epoch, drawn anew for each; 0 means all.
     loss: of a network whose last layer is linear, "cross_entropy" of its (mean) output; when spiking also "anytime",
     its mean over the means up to each tick, or "tet". Of a network that ends in neurons, the cross-entropy of
     `sharpness` x output spike counts; when spiking, its mean over the counts up to each tick. To it come `rate_penalty`
@@ -107,8 +104,8 @@ class Stage:
 
     kind: str
     epochs: int
-    learning_rate: float = 0.0
-    weight_decay: float = 0.0
+    learning_rate: float
+    weight_decay: float
     ticks: int = 0
     sharpness: float = 1.0
     rate_penalty: float = 0.0
@@ -117,7 +114,6 @@ class Stage:
     rcs: float = 0.0
     warmup: float = 0.1
     percentile: float = 0.0
-    samples: int = 0
 
 
 @dataclass(frozen=True)
@@ -224,12 +220,10 @@ def _check(recipe: Recipe) -> None:
     if not recipe.stages:
         raise ValueError("'stages' is empty, wanted at least one table headed [[stages]]")
     for stage in recipe.stages:
-        _choose("stages.kind", stage.kind, "relu", "quantised", "spiking", "norms")
+        _choose("stages.kind", stage.kind, "relu", "quantised", "spiking")
         _choose("stages.loss", stage.loss, "cross_entropy", *(("anytime", "tet") if stage.kind == "spiking" else ()))
         _choose("stages.optimiser", stage.optimiser, "adamw", "sgd")
-        names = ["epochs", "sharpness"]
-        names += ["learning_rate"] if stage.kind != "norms" else []
-        names += ["ticks"] if stage.kind != "relu" else []
+        names = ("epochs", "learning_rate", "sharpness", *(() if stage.kind == "relu" else ("ticks",)))
         for name in names:
             if not getattr(stage, name) > 0:
                 raise ValueError(f"'stages.{name}' is {getattr(stage, name)}, wanted more than 0")
@@ -241,14 +235,14 @@ def _check(recipe: Recipe) -> None:
 
 def _check_stage(recipe: Recipe, stage: Stage) -> None:
     """What one key means only together with another."""
-    for name in ("rcs", "rate_penalty", "weight_decay", "samples"):
+    for name in ("rcs", "rate_penalty", "weight_decay"):
         if getattr(stage, name) < 0:
             raise ValueError(f"'stages.{name}' is {getattr(stage, name)}, wanted 0 or more")
     if not 0 <= stage.percentile <= 100:
         raise ValueError(f"'stages.percentile' is {stage.percentile}, wanted 0 to 100")
     if stage.rate_penalty and stage.kind != "spiking":
         raise ValueError(f"'stages.rate_penalty' is {stage.rate_penalty} in a stage of kind {stage.kind!r}: no spikes")
-    if recipe.data.source == "events" and stage.kind in ("spiking", "norms") and stage.ticks != recipe.ticks:
+    if recipe.data.source == "events" and stage.kind == "spiking" and stage.ticks != recipe.ticks:
         raise ValueError(f"'stages.ticks' is {stage.ticks}, but the frames of events are {recipe.ticks} ticks long")
 
 
@@ -423,10 +417,7 @@ def train(
             optimiser = _optimiser(network, stage)
             if saved and epoch > 0:
                 optimiser.load_state_dict(saved["optimiser"])
-        if stage.kind == "norms":
-            loss = _settle_norms(network, recipe, s, epoch, x, device)
-        else:
-            loss = _epoch(network, optimiser, recipe, s, epoch, x, y, device)
+        loss = _epoch(network, optimiser, recipe, s, epoch, x, y, device)
         done += 1
         state = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "fingerprint": fingerprints[s]}
         _save({**state, "done": done, "seconds": spent + time.perf_counter() - started}, checkpoint)
@@ -446,9 +437,11 @@ def _epoch(
     device: str,
 ) -> float:
     stage = recipe.stages[s]
-    generator, batches = _drawn(recipe, s, epoch, len(x))
+    seed = np.random.SeedSequence([recipe.seed, s, epoch]).generate_state(1)[0]
+    generator = torch.Generator().manual_seed(int(seed))  # on the CPU, so that devices see the same samples
     network.train()
-    total, count = 0.0, sum(map(len, batches))
+    batches = torch.randperm(len(x), generator=generator).split(recipe.batch)
+    total = 0.0
     for b, batch in enumerate(batches):
         for group in optimiser.param_groups:
             group["lr"] = stage.learning_rate * _warmth((epoch + b / len(batches)) / stage.epochs, stage.warmup)
@@ -461,36 +454,7 @@ def _epoch(
         loss.backward()
         optimiser.step()
         total += loss.item() * len(batch)
-    return total / count
-
-
-def _drawn(recipe: Recipe, s: int, epoch: int, count: int) -> tuple[torch.Generator, tuple[Tensor, ...]]:
-    """The random numbers of an epoch, on the CPU, so that devices see the same samples, and the batches they drew."""
-    seed = np.random.SeedSequence([recipe.seed, s, epoch]).generate_state(1)[0]
-    generator = torch.Generator().manual_seed(int(seed))
-    order = torch.randperm(count, generator=generator)
-    return generator, order[: recipe.stages[s].samples or count].split(recipe.batch)
-
-
-def _settle_norms(network: nn.Module, recipe: Recipe, s: int, epoch: int, x: Tensor, device: str) -> float:
-    """An epoch of a stage of kind "norms"; there is no loss, so 0."""
-    stage = recipe.stages[s]
-    generator, batches = _drawn(recipe, s, epoch, len(x))
-    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
-    before = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = None  # the mean of all batches since the reset
-        if epoch == 0:
-            norm.reset_running_stats()
-    network.train()
-    for batch in batches:
-        moved = augmented(as_tensor(x[batch].numpy()), recipe.augment, generator).to(device)
-        run = running(network, ticks=stage.ticks, samples=len(batch))
-        with torch.no_grad(), _precision(recipe, device), run:
-            network(_prepared(moved, recipe))
-    for norm, momentum in zip(norms, before, strict=True):
-        norm.momentum = momentum
-    return 0.0
+    return total / len(x)
 
 
 def _precision(recipe: Recipe, device: str) -> Any:
@@ -737,7 +701,7 @@ def export(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> es.Network
         normalise=recipe.data.normalise or None,
         origin={"checkpoint": path.name, "sha256": sha256(path), "model": recipe.model, "seed": recipe.seed},
     )
-    classes = tuple(str(label) for label in np.unique(labels))
+    classes = tuple(str(label) for label in range(converted[converted.output].size))
     converted = replace(converted, labels=classes, cutoff=str(parse_policy(recipe.cutoff)))
     if frames:
         converted = replace(converted, encoding="events", tick_seconds=recipe.data.tick_us / 1e6)
