@@ -227,9 +227,8 @@ def check_answers(recipe: Recipe, network: es.Network, run: es.Run, held_out: Pa
         raise RuntimeError(f"{recipe.name}: samples {differing.tolist()} get other answers, not all of rounding ties")
     told += f"; {', '.join(at)} first differ in a spike that is a rounding tie" if at else ""
     # several ticks in one call are summed in another order than one by one
-    same = sorted(set(range(len(few))) - {first["sample"] for first in found["first"]})
-    if same:
-        told += f"; {', '.join(str(differing[i]) for i in same)} gets our answer and spikes where PyTorch steps tick by tick"
+    same = [str(differing[i]) for i in sorted({*range(len(few))} - {first["sample"] for first in found["first"]})]
+    told += f"; {', '.join(same)} gets our answer and spikes where PyTorch steps tick by tick" if same else ""
     return told + "."
 
 
