@@ -33,6 +33,11 @@ app.add_typer(plot_app, name="plot")
 CIFAR_SHAPE = (3, 32, 32)
 CONVERTED_TICKS = 64  # of a converted network, unless it is told
 
+# options that several commands have
+Keys = Annotated[str | None, typer.Option(help="names of the arrays in the input file, as images,labels")]
+Layout = Annotated[str | None, typer.Option(help="axes of the images, chw or hwc, where both fit")]
+Tick = Annotated[str | None, typer.Option(help="length of a tick for event input, as 1ms, 500us or 0.001")]
+
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 a run failed, 2 bad input or arguments (one sentence)."""
@@ -64,14 +69,14 @@ def _fail(sentence: str, code: int) -> None:
 def simulate(
     weights: Annotated[Path | None, typer.Option(help="network file; default: the packaged digits network")] = None,
     input: Annotated[Path | None, typer.Option(help="images or events; default: the packaged held-out digits")] = None,
-    keys: Annotated[str | None, typer.Option(help="names of the arrays in the input file, as images,labels")] = None,
-    layout: Annotated[str | None, typer.Option(help="axes of the images, chw or hwc, where both fit")] = None,
+    keys: Keys = None,
+    layout: Layout = None,
     mode: Annotated[str, typer.Option(help="sync: whole ticks, the timing of a PyTorch loop")] = "sync",
     encoding: Annotated[
         str | None, typer.Option(help="how images enter: direct, rate, latency; default: the network's")
     ] = None,
     ticks: Annotated[int | None, typer.Option(help="longest run in ticks; default: the network's")] = None,
-    tick: Annotated[str | None, typer.Option(help="length of a tick for event input, as 1ms, 500us or 0.001")] = None,
+    tick: Tick = None,
     cutoff: Annotated[
         str | None,
         typer.Option(
@@ -400,12 +405,12 @@ def verify(
     weights: Annotated[Path, typer.Argument(help="network file")],
     input: Annotated[Path, typer.Option(help="images or events to run")],
     model: Annotated[str | None, typer.Option(help="as for convert; default: the one the file names")] = None,
-    keys: Annotated[str | None, typer.Option(help="names of the arrays in the input file, as images,labels")] = None,
-    layout: Annotated[str | None, typer.Option(help="axes of the images, chw or hwc, where both fit")] = None,
+    keys: Keys = None,
+    layout: Layout = None,
     encoding: Annotated[
         str | None, typer.Option(help="how samples enter: direct, rate, latency, events; default: the network's")
     ] = None,
-    tick: Annotated[str | None, typer.Option(help="length of a tick for event input, as 1ms, 500us or 0.001")] = None,
+    tick: Tick = None,
     limit: Annotated[int, typer.Option(help="only the first N samples")] = 20,
     ticks: Annotated[int | None, typer.Option(help="ticks to compare; default: the network's")] = None,
     dtype: Annotated[str, typer.Option(help="float32, as the file's weights, or float64")] = "float32",
@@ -473,8 +478,8 @@ def calibrate(
     ] = False,
     size: Annotated[int, typer.Option(help="of conformal: the largest set that stops")] = 1,
     scale: Annotated[float, typer.Option(help="of conformal: the softmax is of output / scale")] = 1.0,
-    keys: Annotated[str | None, typer.Option(help="names of the arrays in the input file, as images,labels")] = None,
-    layout: Annotated[str | None, typer.Option(help="axes of the images, chw or hwc, where both fit")] = None,
+    keys: Keys = None,
+    layout: Layout = None,
     encoding: Annotated[str | None, typer.Option(help="how images enter: direct, rate, latency")] = None,
     ticks: Annotated[int | None, typer.Option(help="run length in ticks; default: the network's")] = None,
     tick: Annotated[str | None, typer.Option(help="length of a tick for event input, as 1ms")] = None,

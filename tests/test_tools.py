@@ -285,11 +285,7 @@ def test_folds_leave_the_measured_samples_out(tmp_path, digits, monkeypatch):
             'source = "mnist"',
             "'data.source' is 'mnist', wanted 'digits', 'cifar10', 'cifar100' or 'events'",
         ),
-        (
-            'kind = "spiking"',
-            'kind = "spikes"',
-            "'stages.kind' is 'spikes', wanted 'relu', 'quantised' or 'spiking'",
-        ),
+        ('kind = "spiking"', 'kind = "spikes"', "'stages.kind' is 'spikes', wanted 'relu', 'quantised' or 'spiking'"),
         ("learning_rate = 4e-3", "learning_rate = 0", "'stages.learning_rate' is 0.0, wanted more than 0"),
         ("[[stages]]", "[[stage]]", "unknown key 'stage'"),
         ("[augment]", "[[augment]]", "wanted a table headed \\[augment\\]"),
@@ -390,9 +386,8 @@ def test_a_shipped_network_is_its_checkpoint(name):
     recipe = tool.read_recipe(ROOT / "tools" / "recipes" / f"{name}.toml")
     module = layouts.build(recipe.model, import_torch.load_checkpoint(ROOT / recipe.export.state))
     shipped = es.load(ROOT / recipe.export.network)
-    normalise = recipe.data.normalise or None
-    example = np.zeros((1, *shipped.input.shape), np.float32)
-    again = es.from_torch(module, example, ticks=recipe.ticks, normalise=normalise)
+    again = tool.converted(recipe, module, shipped.input.shape)
+    assert (again.encoding, again.tick_seconds) == (shipped.encoding, shipped.tick_seconds)
     assert [p.name for p in again.populations] == [p.name for p in shipped.populations]
     for ours, theirs in zip(again.connections, shipped.connections, strict=True):
         for what in ("bias", "scale", "shift"):
@@ -400,8 +395,7 @@ def test_a_shipped_network_is_its_checkpoint(name):
         if hasattr(ours.op, "weight"):
             assert np.array_equal(ours.op.weight, theirs.op.weight)
 
-    exact = es.from_torch(module.double(), example.astype(float), ticks=recipe.ticks, normalise=normalise)
-    exact = replace(exact, encoding=shipped.encoding, tick_seconds=shipped.tick_seconds)
+    exact = tool.converted(recipe, module.double(), shipped.input.shape)
     found = import_torch.verify(module, exact, shown(shipped, 2), es.simulate, dtype="float64")
     assert found["spikes"] > 2_000
     assert found["differing"] == 0
@@ -414,10 +408,8 @@ def test_a_shipped_network_stops_live_where_the_replay_says(name):
     inputs = shown(network, 3)
     run = es.simulate(network, inputs, np.zeros(3, np.int64), watchdog=es.Fixed(), count="connections")
     full = study.recorded(run)
-    families = [family for family in study.FAMILIES if family not in study.AHEAD]
-    points = study.sweep(full, calibration=full, points=3, families=families)
-    middle = [[p for p in points if p.family == family] for family in sorted({p.family for p in points})]
-    study.rerun(full, [of[len(of) // 2].policy for of in middle], network, inputs)
+    middle = measure.one_of_each(full, full)
+    study.rerun(full, [point.policy for point in middle], network, inputs)
     assert len(middle) >= 8
 
 

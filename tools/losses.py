@@ -39,17 +39,19 @@ def rcs_activations(watched: list[Watched], outputs: Tensor, labels: Tensor) -> 
     right = (outputs.detach().argmax(-1) == labels).float()
 
     def value(x: Tensor, highest: Tensor) -> Tensor:
-        return highest / (functional.relu(x.float()).square().mean(tuple(range(1, x.ndim))) + SMALL).sqrt()
+        return highest / (functional.relu(x.float()).square().mean(each) + SMALL).sqrt()
 
     total = outputs.new_zeros((), dtype=torch.float32)
     for layer in watched:
         x = layer.membranes
+        each = tuple(range(1, x.ndim))
         # only one sample and one activation carry a gradient, so only they are differentiated
         with torch.no_grad():
-            top = x.max()  # many times faster than argmax, whatever the order in memory
-            worst = (right * value(x, functional.relu(top.float()))).argmax()
-            place = tuple((x == top).nonzero()[0])
-        highest = functional.relu(x[place].float())
+            holder = x.amax(each).argmax()  # many times faster than argmax over all, whatever the order in memory
+            place = x[holder].reshape(-1).argmax()
+        highest = functional.relu(x[holder].reshape(-1)[place].float())
+        with torch.no_grad():
+            worst = (right * value(x, highest)).argmax()
         total = total + right[worst] * value(x[worst : worst + 1], highest)[0]
     return total / len(watched)
 

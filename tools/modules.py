@@ -471,6 +471,11 @@ def resnet18(classes: int = 10) -> ResNet:
     return ResNet((2, 2, 2, 2), 64, classes, lambda: QCFS(4))
 
 
+def resnet18_cifar100() -> ResNet:
+    """ResNet-18 for CIFAR-100."""
+    return resnet18(100)
+
+
 def vgg(convolutions: tuple[int, ...], classes: int, neuron: Callable[[], Neuron]) -> nn.Sequential:
     """A CIFAR VGG: stages of 3x3 convolutions, norms and neurons, each ended by an average pool, and one linear layer.
 
@@ -500,9 +505,9 @@ def vgg16(classes: int = 10) -> nn.Sequential:
     return vgg((2, 2, 3, 3, 3), classes, lambda: QCFS(4))
 
 
-def resnet18_cifar100() -> ResNet:
-    """ResNet-18 for CIFAR-100."""
-    return resnet18(100)
+def vgg16_cifar100() -> nn.Sequential:
+    """VGG-16 for CIFAR-100."""
+    return vgg16(100)
 
 
 def events_net(
@@ -538,8 +543,3 @@ def objects_net() -> nn.Sequential:
     return nn.Sequential(
         OrderedDict(shrink=nn.AvgPool2d(4), **dict(events_net(2, 32, 8, LeakyNeuron, nn.BatchNorm2d).named_children()))
     )
-
-
-def vgg16_cifar100() -> nn.Sequential:
-    """VGG-16 for CIFAR-100."""
-    return vgg16(100)

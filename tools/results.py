@@ -16,7 +16,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from eventsnn.readers import read_input  # noqa: E402
 from eventsnn.report import predictions_by_tick  # noqa: E402
 from eventsnn.watchdog import parse_policy  # noqa: E402
 from tools import samples  # noqa: E402
-from tools.train import Recipe, load, read_recipe, sha256, stepped, trained_on  # noqa: E402
+from tools.train import Recipe, converted, load, read_recipe, sha256, stepped, trained_on  # noqa: E402
 
 LOSE = 0.1  # points that a cutoff may lose on the calibration samples, so that it hardly loses 0.3 on others
 EPSILON = 0.01  # of the authors' calibration, as in their scripts
@@ -156,11 +156,12 @@ def cutoffs(recipe: Recipe, part: Part, base: study.Recorded) -> list[tuple[str,
     dropped = stepped(built(recipe), part.shown, part.labels, ticks, recipe.data.normalise, dropout=DROPOUT)
     beta = study.calibrate_topk(dropped, EPSILON, "paper")
     found.append((f"the same with dropout {DROPOUT} while calibrating", es.TopKGap(tuple(beta.tolist()), on=paper.on)))
-    best = study.cheapest(base, base, lose=LOSE, cost="synops", families=("topk-calibrated",)).best.calibration
+    search = study.cheapest(base, base, lose=LOSE, cost="synops")
+    best = next(c.calibration for c in search.families if c.calibration.family == "topk-calibrated")
     exact = study.calibrate(base, "topk", best.threshold or 0.0)
     assert np.array_equal(exact.beta, best.policy.beta)
     found.append((f"{EXACT}, epsilon {best.threshold:.3g}", exact))
-    best = study.cheapest(base, base, lose=LOSE, cost="synops").best.calibration
+    best = search.best.calibration
     at = "" if best.threshold is None else f", {study.FAMILIES[best.family]} {best.threshold:.3g}"
     found.append((f"cheapest of all: {best.family}{at}", best.policy))
     return found
@@ -198,16 +199,22 @@ def check_live(
 ) -> str:
     """Run the table's cutoffs live on all samples, and one of every family on the first; raise where one differs."""
     study.rerun(other, [policy for _, policy in named], network, held_out.inputs, jobs=jobs)
-    families = [family for family in study.FAMILIES if family not in study.AHEAD]
-    points = study.sweep(other, calibration=base, points=9, families=families)
-    middle = [(of := [p for p in points if p.family == family])[len(of) // 2] for family in {p.family for p in points}]
+    middle = one_of_each(other, base)
     few = held_out.take(np.arange(min(LIVE, len(held_out))))
     study.rerun(other, [point.policy for point in middle], network, few.inputs, jobs=jobs)
     return (
         f"T = {other.ticks}: each of the {len(named)} cutoffs of the table was run live on all {len(held_out):,} "
-        f"held-out samples, and one of each family ({', '.join(sorted(p.family for p in middle))}) on the first "
+        f"held-out samples, and one of each family ({', '.join(p.family for p in middle)}) on the first "
         f"{len(few):,}: every stop, answer, output and count is what the replay of the full run says."
     )
+
+
+def one_of_each(other: study.Recorded, base: study.Recorded) -> list[study.Point]:
+    """The middle threshold of every family of cutoffs that can run live. base: full runs to calibrate on."""
+    families = [family for family in study.FAMILIES if family not in study.AHEAD]
+    points = study.sweep(other, calibration=base, points=9, families=families)
+    found = [[p for p in points if p.family == family] for family in sorted({p.family for p in points})]
+    return [of[len(of) // 2] for of in found]
 
 
 def check_answers(recipe: Recipe, network: es.Network, run: es.Run, held_out: Part) -> str:
@@ -239,11 +246,7 @@ def check_spikes(recipe: Recipe, network: es.Network, held_out: Part, ticks: int
     converted in float64, and from that of the file only what begins at a spike that this rounding decides.
     """
     few = held_out.take(np.arange(min(SPIKES, len(held_out))))
-    example = np.zeros((1, *network.input.shape))
-    exact = import_torch.from_torch(
-        built(recipe).double(), example, ticks=recipe.ticks, normalise=recipe.data.normalise or None
-    )
-    exact = replace(exact, encoding=network.encoding, tick_seconds=network.tick_seconds)
+    exact = converted(recipe, built(recipe).double(), network.input.shape)
     found, stored = (
         import_torch.verify(built(recipe), each, few.inputs, es.simulate, ticks, dtype="float64")
         for each in (exact, network)
@@ -275,7 +278,7 @@ Written by `tools/results.py`; the figures are of that run.
 | weights | {weights:,} numbers, of which {numbers:,} in connections |
 | trained on | {trained:,} samples of {source} |
 | calibrated on | {calibration:,} samples, {calibrated} |
-| held out | {held_out:,}, neither trained on nor used for a choice |
+| held out | {held_out:,}, not trained on; no cutoff was chosen with them |
 | recipe | `{recipe}`, seed {seed} |
 | retrain | {retrain} |
 | training took | {took} |
@@ -404,13 +407,10 @@ def report(
         measured = rows(other, named, found.apart)
         say(recipe.name, HEAD, *(row.cells() for row in measured), sep="\n")
         lines += measured
-        for check in (
-            lambda: check_live(other, base, network, found.held_out, named, jobs),  # noqa: B023 - called right away
-            lambda: check_answers(recipe, network, run, found.held_out),  # noqa: B023
-            lambda: check_spikes(recipe, network, found.held_out, ticks),  # noqa: B023
-        ):
-            checks.append(check())
-            say(checks[-1])
+        checks.append(check_live(other, base, network, found.held_out, named, jobs))
+        checks.append(check_answers(recipe, network, run, found.held_out))
+        checks.append(check_spikes(recipe, network, found.held_out, ticks))
+        say(*checks[-3:], sep="\n")
     text = card(recipe, path, network, found, lines, checks)
     if write:
         (ROOT / recipe.export.card).write_text(text)

@@ -1,4 +1,4 @@
-"""Samples to train and measure on: scikit-learn's digits, CIFAR-10, and event recordings as one frame a tick.
+"""Samples to train and measure on: scikit-learn's digits, CIFAR, and event recordings as one frame a tick.
 
 CIFAR-10 and CIFAR-100 are read from ordinary folders (`cifar-10-batches-py` or `-bin`, `cifar-100-python` or
 `-binary`), CIFAR-10 also from the packed copy that `EVENTSNN_DATA` names (its `data/cifar10.npz`); events from HDF5

@@ -693,20 +693,24 @@ def export(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> es.Network
     network = layouts.build(recipe.model, load_checkpoint(path))
     if recipe.export.held_out:
         _save_arrays(ROOT / recipe.export.held_out, images=images, labels=labels)
-    frames = recipe.data.source == "events"
-    converted = es.from_torch(
-        network,
-        as_tensor(images[:1]).flatten(0, 1)[:1] if frames else as_tensor(images[:1]),
-        ticks=recipe.ticks,
-        normalise=recipe.data.normalise or None,
-        origin={"checkpoint": path.name, "sha256": sha256(path), "model": recipe.model, "seed": recipe.seed},
-    )
-    classes = tuple(str(label) for label in range(converted[converted.output].size))
-    converted = replace(converted, labels=classes, cutoff=str(parse_policy(recipe.cutoff)))
-    if frames:
-        converted = replace(converted, encoding="events", tick_seconds=recipe.data.tick_us / 1e6)
-    es.save(converted, ROOT / recipe.export.network)
-    return converted
+    origin = {"checkpoint": path.name, "sha256": sha256(path), "model": recipe.model, "seed": recipe.seed}
+    found = converted(recipe, network, as_tensor(images[:1]).shape[-3:], origin)
+    classes = tuple(str(label) for label in range(found[found.output].size))
+    found = replace(found, labels=classes, cutoff=str(parse_policy(recipe.cutoff)))
+    es.save(found, ROOT / recipe.export.network)
+    return found
+
+
+def converted(
+    recipe: Recipe, network: nn.Module, shape: tuple[int, ...], origin: Mapping[str, Any] | None = None
+) -> es.Network:
+    """The network as eventsnn runs it, folded in its own precision. shape: of an image or a frame, (C, H, W)."""
+    example = torch.zeros(1, *shape, dtype=next(network.parameters()).dtype)
+    how = {"ticks": recipe.ticks, "normalise": recipe.data.normalise or None, "origin": origin}
+    found = es.from_torch(network, example, **how)
+    if recipe.data.source == "events":
+        found = replace(found, encoding="events", tick_seconds=recipe.data.tick_us / 1e6)
+    return found
 
 
 def _save_arrays(path: Path, **arrays: np.ndarray) -> None:
