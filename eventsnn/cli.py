@@ -205,7 +205,7 @@ def _facts(weights: Path, network: Network, samples: Samples, assume: str | None
     )
 
 
-def _seconds(text: str) -> float:
+def _seconds(text: str, what: str = "tick") -> float:
     """A length of time: 1ms, 500us, 2s, or a plain number of seconds."""
     match = re.fullmatch(r"([0-9.eE+-]+?)\s*(s|ms|us|ns)?", text.strip())
     try:
@@ -215,7 +215,7 @@ def _seconds(text: str) -> float:
         if not (math.isfinite(value) and value > 0):
             raise ValueError
     except ValueError:
-        raise ValueError(f"tick is {text!r}, wanted a length of time such as 1ms, 500us or 0.001") from None
+        raise ValueError(f"{what} is {text!r}, wanted a length of time such as 1ms, 500us or 0.001") from None
     return value
 
 
@@ -853,6 +853,35 @@ def audit(
         raise typer.Exit(1)
 
 
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="run folder with recorded spikes")],
+    b: Annotated[Path, typer.Argument(help="another, or a file of another tool's spikes (.npz, .npy, .h5)")],
+    tolerance: Annotated[str | None, typer.Option(help="spikes so far apart are equal, as 1us; default 0")] = None,
+    tau: Annotated[str | None, typer.Option(help="time constant of the distance, as 5ms; default: a tick")] = None,
+    tick: Annotated[
+        str | None, typer.Option(help="length of a tick, where the network does not tell or the file counts ticks")
+    ] = None,
+    population: Annotated[str | None, typer.Option(help="whose spikes the file has, where it does not say")] = None,
+    figure: Annotated[Path | None, typer.Option(help="also draw the comparison into this file")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, nothing else")] = False,
+) -> None:
+    """Lay two runs side by side: the first spike that differs, distances by layer, answers, stops and SynOps."""
+    from eventsnn import comparison
+
+    times = {"tolerance": tolerance, "tau": tau, "tick": tick}
+    lengths = {what: None if text is None else _seconds(text, what) for what, text in times.items()}
+    found = comparison.compare(a, b, population=population, **lengths)
+    if figure is not None:
+        from eventsnn import plot, runs
+
+        runs.save_figure(plot.comparison(found), figure)
+    if as_json:
+        print(json.dumps(found.content(), indent=2))
+        return
+    _show(*comparison.lines(found), *([] if figure is None else ["", str(figure)]))
+
+
 # ------------------------------------------------------------------------------------------------------------ plot
 
 
@@ -878,7 +907,7 @@ def plot_trace(
     sample: Annotated[int, typer.Option(help="which sample")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="picture; default: trace-N.png in RUN")] = None,
 ) -> None:
-    """Membranes of some neurons over the ticks of one sample, with threshold and spikes."""
+    """Membranes of some neurons over the time of one sample, with threshold and spikes."""
     from eventsnn import plot, runs
 
     chosen = None
@@ -889,6 +918,20 @@ def plot_trace(
             raise ValueError(f"neurons is {neurons!r}, wanted whole numbers such as 0,5,7") from None
     target = output or run / f"trace-{sample}.png"
     runs.save_figure(plot.trace(run, population, chosen, sample), target)
+    _show(str(target))
+
+
+@plot_app.command("queue")
+def plot_queue(
+    run: Annotated[Path, typer.Argument(help="run folder of simulate --mode async")],
+    sample: Annotated[int | None, typer.Option(help="which sample; default: the most of all")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="picture; default: queue.png in RUN")] = None,
+) -> None:
+    """Entries that waited in the simulator's queue over time."""
+    from eventsnn import plot, runs
+
+    target = output or run / ("queue.png" if sample is None else f"queue-{sample}.png")
+    runs.save_figure(plot.queue(run, sample), target)
     _show(str(target))
 
 

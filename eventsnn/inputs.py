@@ -16,6 +16,8 @@ DIGEST_BYTES = 6  # of one sample: two samples of a million look alike with a pr
 # A recorded event. time: tick; population: its number in the network; neuron: channels first; value: 1 for a spike, the
 # multiplicity of several, the value of a graded event.
 EVENT = np.dtype([("sample", "<i4"), ("time", "<i4"), ("population", "<i2"), ("neuron", "<i4"), ("value", "<f8")])
+# The same in continuous time: seconds.
+TIMED_EVENT = np.dtype([(name, "<f8" if name == "time" else EVENT[name]) for name in EVENT.names or ()])
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,8 @@
 
 Every model is a frozen dataclass of plain numbers. A parameter is one number for the whole population, an array of
 shape (channels,), or an array of the population's shape (channels first). Potentials and thresholds share one
-arbitrary unit; times are whole ticks.
+arbitrary unit; times are whole ticks. In continuous time (`mode="async"`) they mean the same of every instant, a tick
+lasting `Network.tick_seconds`; `LIF.tau` may say exactly what `alpha` says of a whole tick.
 
 At a turn, `I` is the sum of everything that arrived in the tick, biases included, and the membrane `u` goes through::
 
@@ -19,12 +20,14 @@ At a turn, `I` is the sum of everything that arrived in the tick, biases include
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 Parameter = float | np.ndarray
+
+LATER = {"later": True}  # of fields that older files lack; left out of a file, and of its hash, where they are None
 
 COMPARATORS = ("ge", "gt")
 RESETS = ("subtract", "value", "none")
@@ -103,13 +106,15 @@ class LIF(IF):
 
     alpha: factor kept per tick, 0 <= alpha <= 1. leak: "before" the input (TET, TEBN, snnTorch) or "after" the reset
     (snncutoff); they differ only while `v0` is not `rest`. alpha_from: how alpha came from a time constant, kept in the
-    file for the reader: "given", "exp" (exp(-dt/tau)) or "euler" (1 - dt/tau).
+    file for the reader: "given", "exp" (exp(-dt/tau)) or "euler" (1 - dt/tau). tau: time constant in seconds, for
+    continuous time alone; None: what alpha and a tick make, -tick / ln(alpha), or tick / (1 - alpha) if from "euler".
     """
 
     alpha: Parameter = 0.5
     rest: Parameter = 0.0
     leak: str = "before"
     alpha_from: str = "given"
+    tau: Parameter | None = field(default=None, metadata=LATER)
 
     def problems(self) -> list[str]:
         """As `IF.problems`, with the leak."""
@@ -123,6 +128,8 @@ class LIF(IF):
             found.append("alpha must lie between 0 and 1")
         if not np.all(np.isfinite(self.rest)):
             found.append("rest holds NaN or infinity")
+        if self.tau is not None and not np.all(np.isfinite(self.tau) & (np.asarray(self.tau) > 0)):
+            found.append("tau must be a positive number of seconds")
         return found
 
 

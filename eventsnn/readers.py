@@ -7,12 +7,9 @@ wrong is said in one sentence, with the file, the position and the value.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import math
 import pickle
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,12 +18,28 @@ from typing import Any
 
 import numpy as np
 
-from eventsnn.inputs import Events, arrange_images, check_offsets, check_times, place
+from eventsnn.inputs import Events, arrange_images, place
 from eventsnn.network import Network
+from eventsnn.recordings import (
+    NAMES,
+    SIZES,
+    SUFFIXES,
+    Keys,
+    View,
+    address_events,
+    arranged,
+    damage,
+    listing,
+    microseconds,
+    parse_keys,
+    read_recording,
+    roles,
+    spike_lists,
+    wants,
+)
 
 EVENT_FIELDS = ("t", "x", "y", "p", "offsets", "labels")
 CIFAR_TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
-SENSOR = ("sensor_height", "sensor_width", "n_channels")
 N_MNIST = {"sensor_height": 34, "sensor_width": 34}
 
 
@@ -54,24 +67,35 @@ class Samples:
 
 
 def read_input(
-    path: str | Path, network: Network, *, keys: str | None = None, layout: str | None = None, limit: int | None = None
+    path: str | Path,
+    network: Network,
+    *,
+    keys: str | None = None,
+    layout: str | None = None,
+    limit: int | None = None,
+    view: View | None = None,
 ) -> Samples:
     """The samples of a file or folder, arranged for `network`.
 
     Understood are:
 
     - `.npz`, `.h5`, `.hdf5` with `images` and `labels`, or with the events `t x y p offsets labels`: t in microseconds,
-      x, y, p one entry for each event, sample i is `[offsets[i]:offsets[i + 1]]`. An event goes to channel p, row y,
-      column x; without `y` the address is one-dimensional. Attributes `sensor_height`, `sensor_width` or `n_channels`,
-      where present, must agree with the network; `.npy` with images;
+      x, y, p one entry for each event, sample i is `[offsets[i]:offsets[i + 1]]`; without `offsets` there is one
+      sample. An event goes to channel p, row y, column x; without `y` the address is one-dimensional. Attributes
+      `sensor_height`, `sensor_width` or `n_channels`, where present, must agree with the network; `.npy` with images;
+    - SHD and SSC: HDF5 with `spikes/times` (seconds), `spikes/units` and `labels`, see `recordings.spike_lists`;
+    - one recording, without labels: AEDAT 2.0 or 3.1, structured `.npy` or `.npz` arrays with the fields t, x, y, p,
+      tables `.csv` and `.txt`; see `recordings.opened`;
     - N-MNIST: a `.bin` file, a folder of them, or a folder with a folder of them for each class, 0 to 9 (read in the
       order of the files' names, so that the first samples are not all of one class);
     - CIFAR-10 and CIFAR-100 folders or single batches, the binary or the python version; the test split unless keys is
       "train".
 
     keys: names that differ from these, "x_test,y_test" for images and labels (one name: no labels), or six for events,
-    "t,x,y,p,offsets,labels", a "-" for what there is none of ("t,x,y,-,offsets,labels" merges the polarities). An entry
-    NAME=VALUE keeps the samples whose entry in the array NAME is VALUE: "split=1", "images,labels,speaker=3".
+    "t,x,y,p,offsets,labels", "-" for what there is none of ("t,x,y,-,offsets,labels" merges the polarities), four for a
+    recording, "t,x,y,p". An entry NAME=VALUE keeps the samples whose entry in the array NAME is VALUE: "split=1",
+    "images,labels,speaker=3"; or is an option: `chip=`, `unit=`, `zero=`, `sort=`, see `recordings`. view: what part of
+    the events the network sees, before they are checked against its input.
     layout: see `arrange_images`. limit: keep that many samples, the first ones.
 
     Raises ValueError, one sentence naming the file, when it is absent, truncated or not understood, when an array is
@@ -83,7 +107,9 @@ def read_input(
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}, wanted 1 or more samples")
     try:
-        samples = _reader(path)(path, network, keys, layout)
+        samples = _reader(path)(path, network, keys, layout, view)
+        if view is not None and not isinstance(samples.inputs, Events):
+            raise ValueError("it holds images, and a crop, polarity, downsample or window is of events; leave them out")
         _check_labels(samples, network)
     except OSError as error:
         raise ValueError(f"input {path} cannot be read: {error}") from None
@@ -92,15 +118,17 @@ def read_input(
     return samples if limit is None else samples.first(limit)
 
 
-Reader = Callable[[Path, Network, str | None, str | None], Samples]
+Reader = Callable[[Path, Network, str | None, str | None, View | None], Samples]
 
 
 def _reader(path: Path) -> Reader:
+    """What reads this file or folder, by its name and suffix: CIFAR, N-MNIST, arrays, or one recording."""
     if path.is_dir():
         return _read_folder
     if _cifar_kind(path):
         return _read_cifar
     readers: dict[str, Reader] = {
+        **dict.fromkeys(SUFFIXES, _read_one),
         ".npz": _read_arrays,
         ".h5": _read_arrays,
         ".hdf5": _read_arrays,
@@ -109,16 +137,20 @@ def _reader(path: Path) -> Reader:
     }
     if path.suffix not in readers:
         raise ValueError(
-            f"{path.suffix or 'a file without a suffix'} is not understood; wanted .npz, .npy, .h5, an N-MNIST .bin or "
-            "a CIFAR batch"
+            f"{path.suffix or 'a file without a suffix'} is not understood; wanted .npz, .npy, .h5, .aedat, .csv, an "
+            "N-MNIST .bin or a CIFAR batch"
         )
     return readers[path.suffix]
 
 
-def _read_folder(path: Path, network: Network, keys: str | None, layout: str | None) -> Samples:
-    if any(_cifar_kind(file) for file in path.iterdir()):
-        return _read_cifar(path, network, keys, layout)
-    return _read_nmnist(path, network, keys, layout)
+def _read_folder(path: Path, network: Network, keys: str | None, layout: str | None, view: View | None) -> Samples:
+    kind = _read_cifar if any(_cifar_kind(file) for file in path.iterdir()) else _read_nmnist
+    return kind(path, network, keys, layout, view)
+
+
+def _read_one(path: Path, network: Network, keys: str | None, layout: str | None, view: View | None) -> Samples:
+    wants(network, "events")
+    return Samples(read_recording(path, network, keys, view), None, path.name, _file_hash(path))
 
 
 def _check_labels(samples: Samples, network: Network) -> None:
@@ -162,31 +194,53 @@ def _folder_hash(files: Iterable[Path], folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Store:
-    """An open file of named arrays: their names, the numbers that describe a sensor, and how to read an array."""
+    """An open file of named arrays: their names, the numbers that describe a sensor, and how to come by an array.
+
+    array: from a name the array, or the HDF5 dataset that is read where it is sliced; ValueError when it is absent,
+    damaged or no numbers.
+    """
 
     names: tuple[str, ...]
     sensor: Mapping[str, int]
-    fetch: Callable[[str, slice], np.ndarray]
+    array: Callable[[str], Any]
 
     def read(self, name: str, part: slice = slice(None)) -> np.ndarray:
         """The array of that name, or a part of its rows; raises ValueError when it is absent, damaged or no numbers."""
-        return self.fetch(name, part)
+        array = self.array(name)
+        with damage(f"array {name!r}"):
+            return array[part] if array.ndim else array[()]
+
+    fetch = read
+
+    @property
+    def has_spike_lists(self) -> bool:
+        """Whether it is laid out as SHD and SSC are."""
+        return "spikes" in self.names and not {"images", "t", "offsets"} & set(self.names)
 
 
-def _read_arrays(path: Path, network: Network, keys: str | None, layout: str | None) -> Samples:
-    names, wanted = _parse_keys(keys)
+def _read_arrays(path: Path, network: Network, keys: str | None, layout: str | None, view: View | None) -> Samples:
+    said = parse_keys(keys)
+    names = said.names
+    if keys is not None and (len(names) not in (0, 1, 2, len(EVENT_FIELDS)) or "" in names or names[:1] == ("-",)):
+        raise ValueError(
+            f"keys are {keys!r}, wanted one or two names (images,labels) or six (t,x,y,p,offsets,labels; '-' for what "
+            "there is none of)"
+        )
+    said._replace(wanted={}).check("arrays", True, "unit", "zero", "sort")
     with open_arrays(path) as store:
-        names = names or _default_names(store, network)
+        columns = _event_columns(store, said, network)
         inputs: np.ndarray | Events
-        if len(names) == len(EVENT_FIELDS):
-            _wants(network, "events")
-            columns = {f: store.read(n) for f, n in zip(EVENT_FIELDS, names, strict=True) if n != "-"}
-            inputs, labels = _address_events(columns, network, store.sensor), columns.get("labels")
+        if columns is not None:
+            wants(network, "events")
+            labels = columns.pop("labels", None)
+            inputs = address_events(arranged(columns, said.said), network, store.sensor, view)
         else:
-            _wants(network, "images")
+            said._replace(wanted={}).check("images", True)
+            wants(network, "images")
+            names = names or ("images", "labels" if "labels" in store.names else "-")
             inputs = arrange_images(store.read(names[0]), network, layout)
             labels = store.read(names[1]) if len(names) > 1 and names[1] != "-" else None
-        chosen = _chosen(store, wanted, len(inputs))
+        chosen = _chosen(store, said.wanted, len(inputs))
     if labels is not None:
         labels = _as_labels(labels)
         if len(labels) != len(inputs):
@@ -197,53 +251,52 @@ def _read_arrays(path: Path, network: Network, keys: str | None, layout: str | N
     return Samples(inputs, labels, path.name, _file_hash(path))
 
 
-def _read_npy(path: Path, network: Network, keys: str | None, layout: str | None) -> Samples:
-    if keys is not None:
-        raise ValueError(f"a .npy file holds one array without a name, so keys {keys!r} cannot apply; leave them out")
-    _wants(network, "images")
-    with path.open("rb") as stream, _damage("it"):
+def _event_columns(store: Store, keys: Keys, network: Network) -> dict[str, np.ndarray] | None:
+    """Columns t (us), x, y, p, offsets and labels of a file of events; None for one of images."""
+    found: dict[str, np.ndarray]
+    if not keys.names and store.has_spike_lists:
+        wants(network, "events")  # before anything is read
+        found = spike_lists(store.read("spikes/times"), store.read("spikes/units"))
+        return found | ({"labels": store.read("labels")} if "labels" in store.names else {})
+    alone = keys.names or store.names
+    if len(alone) == 1 and (fields := store.array(alone[0])).dtype.names:
+        found = {role: fields[name] for role, name in roles(fields.dtype.names).items()}
+    elif len(keys.names) == len(EVENT_FIELDS):
+        wants(network, "events")
+        found = {f: store.read(n) for f, n in zip(EVENT_FIELDS, keys.names, strict=True) if n != "-"}
+    elif keys.names:
+        return None
+    else:
+        names = {name.lower() for name in store.names}
+        has_events = all(names & set(NAMES[role]) for role in ("t", "x"))
+        if not has_events or ("images" in store.names and network.encoding != "events"):
+            if "images" not in store.names:
+                raise ValueError(
+                    f"it holds {listing(store.names)}, wanted images and labels, or events t, x, y, p, offsets, "
+                    "labels; say what they are called with --keys"
+                )
+            return None
+        wants(network, "events")
+        found = {role: store.read(name) for role, name in roles(store.names).items()}
+        found |= {name: store.read(name) for name in ("offsets", "labels") if name in store.names}
+    if "t" not in found or "x" not in found:
+        raise ValueError(f"keys are {','.join(keys.names)!r}, wanted names of at least t and x")
+    offsets = found.setdefault("offsets", np.array([0, found["t"].size]))
+    found["t"] = microseconds(found["t"], keys.said.get("unit"), lambda i: place(offsets, i))
+    return found
+
+
+def _read_npy(path: Path, network: Network, keys: str | None, layout: str | None, view: View | None) -> Samples:
+    with path.open("rb") as stream, damage("it"):
         images = np.load(stream, allow_pickle=False)
     if not isinstance(images, np.ndarray):
         raise ValueError("it is an .npz file by its content; rename it")
+    if images.dtype.names is not None:
+        return _read_one(path, network, keys, layout, view)
+    if keys is not None:
+        raise ValueError(f"a .npy file holds one array without a name, so keys {keys!r} cannot apply; leave them out")
+    wants(network, "images")
     return Samples(arrange_images(images, network, layout), None, path.name, _file_hash(path))
-
-
-def _parse_keys(keys: str | None) -> tuple[tuple[str, ...], dict[str, float]]:
-    """Names of arrays, and what NAME=VALUE asks for."""
-    names, wanted = [], {}
-    for part in keys.split(",") if keys is not None else ():
-        name, equals, value = part.strip().partition("=")
-        if equals:
-            try:
-                wanted[name] = float(value)
-            except ValueError:
-                raise ValueError(f"keys: {part.strip()!r} is not NAME=NUMBER") from None
-        else:
-            names.append(name)
-    if len(names) not in (0, 1, 2, len(EVENT_FIELDS)) or "" in names or names[:1] == ["-"]:
-        raise ValueError(
-            f"keys are {keys!r}, wanted one or two names (images,labels) or six (t,x,y,p,offsets,labels; '-' for what "
-            "there is none of)"
-        )
-    return tuple(names), wanted
-
-
-def _default_names(store: Store, network: Network) -> tuple[str, ...]:
-    has_events = {"t", "x", "offsets"} <= set(store.names)
-    if has_events and (network.encoding == "events" or "images" not in store.names):
-        return tuple(name if name in store.names else "-" for name in EVENT_FIELDS)
-    if "images" in store.names:
-        return ("images", "labels" if "labels" in store.names else "-")
-    raise ValueError(
-        f"it holds {_listing(store.names)}, wanted images and labels, or events t, x, y, p, offsets, labels; "
-        "say what they are called with --keys"
-    )
-
-
-def _wants(network: Network, found: str) -> None:
-    wanted = "events" if network.encoding == "events" else "images"
-    if found != wanted:
-        raise ValueError(f"it holds {found}, but the network takes {wanted} (encoding {network.encoding!r})")
 
 
 def _chosen(store: Store, wanted: Mapping[str, float], samples: int) -> np.ndarray | None:
@@ -263,165 +316,77 @@ def _chosen(store: Store, wanted: Mapping[str, float], samples: int) -> np.ndarr
     return np.flatnonzero(mask)
 
 
-def _listing(names: Iterable[str]) -> str:
-    names = list(names)
-    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    return shown or "nothing"
-
-
-@contextmanager
-def _damage(what: str) -> Iterator[None]:
-    """Turns what NumPy, zipfile and h5py say about damaged files into one sentence."""
-    try:
-        yield
-    except (OSError, EOFError, KeyError, RuntimeError, ValueError, MemoryError, NotImplementedError) as error:
-        reason = str(error)
-    except (zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError) as error:
-        reason = str(error)
-    else:
-        return
-    if "allow_pickle" in reason:
-        raise ValueError(f"{what} holds python objects, wanted plain numbers; they are never loaded")
-    raise ValueError(f"{what} cannot be read, the file may be truncated or of another kind ({reason.splitlines()[0]})")
-
-
 @contextmanager
 def open_arrays(path: Path) -> Iterator[Store]:
     """A `.npz` file, or else an HDF5 file, as a `Store`; closed at the end of the `with`."""
     if path.suffix == ".npz":
         with path.open("rb") as stream:  # np.load leaves the file open when the archive is damaged
-            with _damage("it"):
+            with damage("it"):
                 archive = np.load(stream, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 raise ValueError("it is an .npy file by its content; rename it")
-            yield Store(tuple(archive.files), _npz_sensor(archive), lambda name, part: _member(archive, name, part))
+            member = functools.lru_cache(1)(lambda name: _member(archive, name))  # often asked for twice in a row
+            yield Store(tuple(archive.files), _npz_sensor(archive), member)
     else:
         import h5py
 
-        with _damage("it"):
+        with damage("it"):
             file = h5py.File(path, "r")
         with file:
-            with _damage("its list of attributes"):
-                attributes = dict(file.attrs)
-            sensor = {k: int(v) for k, v in attributes.items() if k in SENSOR and isinstance(v, int | np.integer)}
+            with damage("its list of names"):
+                names, attributes = tuple(file), dict(file.attrs)
+            sensor = {k: int(v) for k, v in attributes.items() if k in SIZES and isinstance(v, int | np.integer)}
             unit = attributes.get("t_unit", "us")
             if unit not in ("us", b"us"):
                 raise ValueError(f"its attribute t_unit is {unit!r}, wanted 'us' (microseconds)")
-            yield Store(tuple(file), sensor, lambda name, part: _dataset(file, name, part))
+            yield Store(names, sensor, lambda name: _dataset(file, name))
 
 
-def _member(archive: Any, name: str, part: slice = slice(None)) -> np.ndarray:
+def _member(archive: Any, name: str) -> np.ndarray:
     if name not in archive.files:
-        raise ValueError(f"it has no array {name!r}; it holds {_listing(archive.files)}")
-    with _damage(f"array {name!r}"):
-        array = archive[name]
-    return array[part] if array.ndim else array
+        raise ValueError(f"it has no array {name!r}; it holds {listing(archive.files)}")
+    with damage(f"array {name!r}"):
+        return archive[name]
 
 
 def _npz_sensor(archive: Any) -> dict[str, int]:
-    found = {name: _member(archive, name) for name in SENSOR if name in archive.files}
+    found = {name: _member(archive, name) for name in SIZES if name in archive.files}
     return {name: int(value) for name, value in found.items() if value.ndim == 0 and value.dtype.kind in "iu"}
 
 
-def _dataset(file: Any, name: str, part: slice) -> np.ndarray:
+def _dataset(file: Any, name: str) -> Any:
     import h5py
 
     parts = [part for part in name.split("/") if part]
     for end in range(1, len(parts) + 1):
-        with _damage(f"dataset {name!r}"):
+        with damage(f"dataset {name!r}"):
             link = file.get("/".join(parts[:end]), getlink=True)
         if link is None:
-            raise ValueError(f"it has no dataset {name!r}; it holds {_listing(file)}")
+            raise ValueError(f"it has no dataset {name!r}; it holds {listing(file)}")
         if not isinstance(link, h5py.HardLink):
             raise ValueError(f"dataset {name!r} is a link to another place or file; links are not followed")
-    with _damage(f"dataset {name!r}"):
+    with damage(f"dataset {name!r}"):
         dataset = file["/".join(parts)]
     if not isinstance(dataset, h5py.Dataset):
         raise ValueError(f"{name!r} is a group, wanted a dataset")
     if dataset.external or dataset.is_virtual:
         raise ValueError(f"dataset {name!r} keeps its data in other files; these are not followed")
-    if dataset.dtype.kind not in "biuf":
+    row = h5py.check_vlen_dtype(dataset.dtype)  # of spike lists, whose rows differ in length
+    if (dataset.dtype if row is None else np.dtype(row)).kind not in "biuf":
         raise ValueError(f"dataset {name!r} has dtype {dataset.dtype}, wanted numbers")
     # gzip shrinks at most 1032 times; what declares more than that was never stored and would only fill the memory
     if dataset.nbytes > 2**28 and dataset.nbytes > 1032 * dataset.id.get_storage_size():
         raise ValueError(f"dataset {name!r} declares {dataset.nbytes} bytes that the file does not hold")
-    with _damage(f"dataset {name!r}"):
-        return dataset[part] if dataset.ndim else dataset[()]
-
-
-# --------------------------------------------------------------------------------------------------------- events
-
-
-def _address_events(columns: Mapping[str, np.ndarray], network: Network, sensor: Mapping[str, int]) -> Events:
-    """Events from columns t, x, offsets and, where there are any, y and p."""
-    columns = {name: _whole(name, column) for name, column in columns.items() if name != "labels"}
-    t, offsets = columns["t"], columns["offsets"]
-    for name in ("x", "y", "p"):
-        if name in columns and len(columns[name]) != len(t):
-            raise ValueError(f"{len(columns[name])} entries of {name} for {len(t)} times, wanted one for each event")
-    check_offsets(offsets, len(t))
-    grid = _grid(network.input.shape, sensor, has_y="y" in columns, has_p="p" in columns)
-    neuron = np.zeros(len(t), np.int64)
-    for name, size in zip(("p", "y", "x"), grid, strict=True):
-        if name in columns:
-            wrong = np.flatnonzero((columns[name] < 0) | (columns[name] >= size))
-            if wrong.size:
-                i = int(wrong[0])
-                raise ValueError(
-                    f"{name} of {place(offsets, i)} is {columns[name][i]}, wanted 0 to {size - 1} "
-                    f"(the network's input is {network.input.shape})"
-                    + ("; a '-' in place of p among --keys merges the polarities" if name == "p" else "")
-                )
-            neuron = neuron * size + columns[name]
-    check_times(t, offsets)
-    return Events(t, neuron, offsets)
-
-
-def _whole(name: str, column: np.ndarray) -> np.ndarray:
-    if column.ndim != 1 or column.dtype.kind not in "biu":
-        unit = " of microseconds" if name == "t" else ""
-        raise ValueError(
-            f"{name} has shape {column.shape} and dtype {column.dtype}, wanted one row of whole numbers{unit}"
-        )
-    return column.astype(np.int64)
-
-
-def _grid(shape: tuple[int, ...], sensor: Mapping[str, int], *, has_y: bool, has_p: bool) -> tuple[int, int, int]:
-    """(polarities, rows, columns) of the addresses, by the network's input shape and what is known of the sensor."""
-    height = sensor.get("sensor_height")
-    width = sensor.get("sensor_width", sensor.get("n_channels"))
-    if len(shape) != 1 and has_y != (len(shape) == 3):
-        what = "two-dimensional addresses (x, y)" if has_y else "one-dimensional addresses (x without y)"
-        raise ValueError(f"its events have {what}, they do not fit the network's input {shape}")
-    if len(shape) == 3:
-        grid = (shape[0], shape[1], shape[2])
-    elif len(shape) == 2:
-        grid = (shape[0], 1, shape[1])
-    else:  # a vector: polarity, row, column, as a flattened (C, H, W)
-        rows = height if has_y else 1
-        columns = width if has_y or width else shape[0] // (2 if has_p else 1)
-        if not rows or not columns:
-            raise ValueError(
-                f"the network's input is a vector {shape} and the sensor's size is not stated; "
-                "add sensor_height and sensor_width"
-            )
-        grid = (shape[0] // (rows * columns), rows, columns)
-    fits = math.prod(grid) == math.prod(shape) and (not has_y or height in (None, grid[1])) and width in (None, grid[2])
-    if not fits:
-        size = f"{height} x {width}" if has_y else f"{width} channels"
-        raise ValueError(f"its events come from a sensor of {size}, they do not fit the network's input {shape}")
-    if not has_p and grid[0] != 1:
-        raise ValueError(f"its events have no polarity p, the network's input {shape} has {grid[0]} channels")
-    return grid
+    return dataset
 
 
 # -------------------------------------------------------------------------------------------------------- N-MNIST
 
 
-def _read_nmnist(path: Path, network: Network, keys: str | None, layout: str | None) -> Samples:
+def _read_nmnist(path: Path, network: Network, keys: str | None, layout: str | None, view: View | None) -> Samples:
     if keys is not None:
         raise ValueError(f"N-MNIST files hold no named arrays, so keys {keys!r} cannot apply; leave them out")
-    _wants(network, "events")
+    wants(network, "events")
     files = [path] if path.is_file() else _recordings(path)
     in_classes = files[0].parent.parent == path
     labels = np.array([int(file.parent.name) for file in files], np.int64) if in_classes else None
@@ -435,7 +400,7 @@ def _read_nmnist(path: Path, network: Network, keys: str | None, layout: str | N
             columns[name].append(values)
     offsets = np.cumsum([0, *(len(t) for t in columns["t"])])
     flat = {name: np.concatenate(parts) for name, parts in columns.items()}
-    events = _address_events({**flat, "offsets": offsets}, network, N_MNIST)
+    events = address_events({**flat, "offsets": offsets}, network, N_MNIST, view)
     sha256 = _file_hash(path) if path.is_file() else _folder_hash(files, path)
     return Samples(events, labels, path.name, sha256)
 
@@ -446,7 +411,7 @@ def _recordings(folder: Path) -> list[Path]:
     files = [file for sub in classes or [folder] for file in sub.iterdir() if file.suffix == ".bin"]
     if not files:
         raise ValueError(
-            f"the folder holds {_listing(sorted(sub.name for sub in folder.iterdir()))}, wanted .bin recordings, class "
+            f"the folder holds {listing(sorted(sub.name for sub in folder.iterdir()))}, wanted .bin recordings, class "
             "folders 0 to 9 of them, or CIFAR batches"
         )
     return sorted(files, key=lambda file: (file.name, file.parent.name))
@@ -462,8 +427,8 @@ def _cifar_kind(path: Path) -> str | None:
     return None
 
 
-def _read_cifar(path: Path, network: Network, keys: str | None, layout: str | None) -> Samples:
-    _wants(network, "images")
+def _read_cifar(path: Path, network: Network, keys: str | None, layout: str | None, view: View | None) -> Samples:
+    wants(network, "images")
     if path.is_file():
         if keys is not None:
             raise ValueError(f"a CIFAR batch has no named arrays, so keys {keys!r} cannot apply; leave them out")
@@ -496,7 +461,7 @@ def _batches(folder: Path, split: str | None) -> list[Path]:
             parts["test" if file.stem.startswith("test") else "train"].append(file)
     chosen = parts[split] if split else parts["test"] or parts["train"]
     if not chosen:
-        raise ValueError(f"the folder holds {_listing(file.name for file in found)}, nothing of the {split} split")
+        raise ValueError(f"the folder holds {listing(file.name for file in found)}, nothing of the {split} split")
     return chosen
 
 

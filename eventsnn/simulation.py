@@ -9,16 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from eventsnn import clocked, continuous
 from eventsnn import kernels_sync as k
-from eventsnn.inputs import (
-    EVENT,
-    Events,
-    arrange_images,
-    check_events,
-    encoded,
-    prepare_images,
-    sample_digests,
-)
+from eventsnn.clocked import CODES, Sample
+from eventsnn.inputs import EVENT, Events, arrange_images, check_events, prepare_images, sample_digests
 from eventsnn.ledger import Ledger
 from eventsnn.network import Network
 from eventsnn.neurons import IF, Integrator
@@ -32,24 +26,43 @@ from eventsnn.watchdog import (
     default_policy,
     stably_right,
 )
-from eventsnn.wiring import Wiring, channels_last, fan_out, wire
+from eventsnn.wiring import Wiring, channels_last, fan_out, time_of, whole_microseconds, wire
 
 COUNTS = ("spikes", "connections", "sources")
-RECORD_CAPACITY = 1 << 20  # recorded events a worker holds before it hands them over
+TIES = ("together", "serial")
+
+
+@dataclass(frozen=True, eq=False)
+class Interval:
+    """What only a run in continuous time has.
+
+    start, duration: seconds. ties: "together" or "serial". pulse, bias_period: seconds or None. pending: (N, T) int64
+    most entries of the queue in each bin. standing: see `Run.state`.
+    """
+
+    start: float
+    duration: float
+    ties: str
+    pulse: float | None
+    bias_period: float | None
+    pending: np.ndarray
+    standing: continuous.Standing | None
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
     """What a simulation gives back; N samples, T ticks, K output units.
 
-    predictions, stop_time (ticks run), stop_reason (`StopReason` numbers): (N,) int64. tied: (N,) bool. outputs:
-    (N, T, K) summed logits or spike counts after each tick, NaN past the stop. trace: what policies see. ledger: the
-    counts. events: recorded spikes as a structured array (sample, time, population, neuron, value) ordered by sample,
-    time and depth, or None; of the populations named in recorded. potentials: membranes after each tick, (N, T, *shape)
-    by population, or None. queue_pushed, queue_popped, queue_peak: (N,) entries the simulator's own queue took, gave
-    back, and held at most; unlike all other counts they depend on what is recorded. digests: (N, 6) uint8, of the
-    inputs (`inputs.sample_digests`). calibration: with a calibrated policy, the name of its file, the number of samples
-    it was calibrated on, and how many of this run's are among them (overlap). seconds: wall time without compilation.
+    predictions, stop_reason (`StopReason` numbers): (N,) int64. stop_time: (N,) ticks run; in continuous time float64
+    seconds, the deciding instant. tied: (N,) bool. outputs: (N, T, K) summed logits or spike counts after each tick,
+    NaN past the stop. trace: what policies see. ledger: the counts. events: recorded spikes as a structured array
+    (sample, time, population, neuron, value) ordered by sample, time and depth, or None; of the populations named in
+    recorded. potentials: membranes after each tick, (N, T, *shape) by population, or None. queue_pushed, queue_popped,
+    queue_peak: (N,) entries the simulator's own queue took, gave back, and held at most; unlike all other counts they
+    depend on what is recorded. digests: (N, 6) uint8, of the inputs (`inputs.sample_digests`). calibration: with a
+    calibrated policy, the name of its file, the number of samples it was calibrated on, and how many of this run's are
+    among them (overlap). seconds: wall time without compilation. interval: None, or of a run in continuous time what
+    it alone has; a tick is a bin of its account then, `Network.tick_seconds` long.
     """
 
     network: Network
@@ -74,6 +87,20 @@ class Run:
     digests: np.ndarray
     calibration: Mapping[str, str | int] | None
     seconds: float
+    interval: Interval | None = None
+
+    @property
+    def state(self) -> continuous.Standing | None:
+        """Where the samples stand, to go on with `simulate(..., state=run.state)`.
+
+        Kept by runs in continuous time that hold one sample, or went on from a state themselves.
+        """
+        return None if self.interval is None else self.interval.standing
+
+    @property
+    def ticks_run(self) -> np.ndarray:
+        """(N,) int64 ticks begun; in continuous time bins of the account."""
+        return self.ledger.stop_time
 
     @property
     def outputs(self) -> np.ndarray:
@@ -122,7 +149,8 @@ class Run:
         number = [p.name for p in self.network.populations].index(population)
         own = self.events[self.events["population"] == number]
         emitted = np.zeros((len(self.predictions), self.network[population].size), np.int64)
-        multiple = units and getattr(self.network[population].neuron, "multi_spike", False)
+        neuron = self.network[population].neuron
+        multiple = units and isinstance(neuron, IF) and (neuron.multi_spike or self.mode == "async")
         np.add.at(emitted, (own["sample"], own["neuron"]), own["value"].astype(np.int64) if multiple else 1)
         return emitted
 
@@ -136,21 +164,6 @@ class Replayed(NamedTuple):
     stop_reason: np.ndarray
 
 
-class _Sample(NamedTuple):
-    """What one sample leaves behind."""
-
-    prediction: int
-    tied: bool
-    stop: int
-    reason: int
-    books: k.Books
-    macs_effective: int
-    events: np.ndarray | None
-    pushed: int
-    popped: int
-    peak: int
-
-
 def simulate(
     network: Network,
     inputs: np.ndarray | Events,
@@ -162,58 +175,121 @@ def simulate(
     record: str | Sequence[str] = "outputs",
     count: str = "connections",
     jobs: int = 1,
-    dtype: str = "float32",
+    dtype: str | None = None,
     seed: int = 0,
     layer_delay: int = 0,
     layout: str | None = None,
+    duration: float | None = None,
+    ties: str = "together",
+    pulse: float | None = None,
+    bias_period: float | None = None,
+    state: continuous.Standing | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Run:
     """Run every sample through its events until its cutoff or horizon, and account for it.
 
-    inputs: images (N, *shape) as `inputs.prepare_images` takes them, or `Events`. labels: (N,) classes. ticks: horizon,
+    inputs: images (N, *shape) as `inputs.prepare_images` takes them, or `Events`. labels: (N,) classes. mode: "sync",
+    whole ticks, what clocked models do; or "async", continuous time, what asynchronous chips do. ticks: horizon,
     default the network's. watchdog: the cutoff, default the network's, else `Fixed()`. record: "outputs", "spikes"
     (events of every population), "potentials" (spikes and membranes), or names of populations whose events to record.
     count: how much of the account is kept: "connections" (everything, by connection and tick), "sources" (and the
     events of every single neuron), or "spikes" (nothing but events by population and tick, a little faster).
-    jobs: worker threads; results do not depend on it. dtype: "float32" or "float64". seed: of rate-coded input, keyed
-    with the sample's index. layer_delay: least delay of every connection in ticks. progress: called with 0
-    once everything was checked, then with the number of samples just finished.
+    jobs: worker threads; results do not depend on it. dtype: "float32" (default of sync) or "float64" (of async). seed:
+    of rate-coded input, keyed with the sample's index. layer_delay: least delay of every connection in ticks.
+    progress: called with 0 once everything was checked, then with the number of samples just finished.
+
+    For "async" alone: duration: horizon in seconds, else ticks of the network's `tick_seconds`. ties: "together" tests
+    a neuron after all arrivals of an instant, "serial" after each. pulse: seconds for which an event acts as a constant
+    current, gain x weight / pulse; default a jump. bias_period: seconds; biases and images reach populations with
+    several positions in pulses that far apart, instead of steadily. state: of an earlier run, to go on from; event
+    times count from its very beginning, and a run of one sample keeps its own (`Run.state`).
 
     Raises ValueError naming what does not fit. See `docs/semantics.md` for what a run means.
     """
-    if mode != "sync":
-        raise ValueError(f"mode is {mode!r}; this version runs mode 'sync'")
+    if mode not in ("sync", "async"):
+        raise ValueError(f"mode is {mode!r}, wanted 'sync' (whole ticks) or 'async' (continuous time)")
+    timed = mode == "async"
+    dtype = dtype or ("float64" if timed else "float32")
     if dtype not in ("float32", "float64"):
         raise ValueError(f"dtype is {dtype!r}, wanted 'float32' or 'float64'")
     if count not in COUNTS:
         raise ValueError(f"count is {count!r}, wanted one of {', '.join(COUNTS)}")
+    if ties not in TIES:
+        raise ValueError(f"ties is {ties!r}, wanted 'together' or 'serial'")
+    if not timed:
+        given = {"duration": duration, "pulse": pulse, "bias_period": bias_period, "state": state}
+        for name in [name for name, value in given.items() if value is not None] + ["ties"] * (ties != "together"):
+            raise ValueError(f"{name} belongs to continuous time; give it with mode async")
+    if layer_delay:
+        network = network.with_layer_delay(layer_delay)
+    start = end = 0.0
+    if timed:
+        continuous.check(network, bias_period=bias_period, pulse=pulse)
+        assert network.tick_seconds is not None
+        if state is not None:
+            start = state.time
+        length = duration if duration is not None else _horizon(network, ticks) * network.tick_seconds
+        if not (np.isfinite(length) and length > 0):
+            raise ValueError(f"duration is {length!r}, wanted a positive number of seconds")
+        end = start + whole_microseconds(length)
+        ticks = continuous.bins(start, end, whole_microseconds(network.tick_seconds))
     ticks = _horizon(network, ticks)
     policy = watchdog if watchdog is not None else default_policy(network)
     output = network[network.output]
     check_policy(policy, network.readout, output.size)
     check_calibrated(policy, network, ticks, layer_delay)
-    if layer_delay:
-        network = network.with_layer_delay(layer_delay)
     if count == "spikes" and policy.reason == StopReason.BUDGET:
         raise ValueError("a budget of SynOps needs them counted; run with count='connections'")
     recorded, membranes = _recorded(network, record)
     samples = _prepare(network, inputs, layout, dtype)
     digests = sample_digests(inputs if isinstance(inputs, Events) else arrange_images(inputs, network, layout))
     labels = _labels(labels, len(samples), output.size)
-    wiring = wire(network, ticks, np.dtype(dtype), recorded, membranes)
-    worker = _Worker(network, wiring, samples, ticks, policy, count, dtype, seed)
+    worker: clocked.Worker | continuous.Worker
+    if timed:
+        wiring = wire(network, 1, np.dtype(dtype), recorded, membranes)
+        pace = time_of(
+            network,
+            wiring,
+            np.dtype(dtype),
+            pulse=0.0 if pulse is None else pulse * 1e6,
+            bias_period=0.0 if bias_period is None else whole_microseconds(bias_period),
+            serial=ties == "serial",
+        )
+        made = (network, dtype, ties, pulse, bias_period)
+        if state is not None:
+            state.check(made, len(samples))
+        keep = len(samples) == 1 or state is not None
+        worker = continuous.Worker(network, wiring, pace, samples, (start, end), policy, count, dtype, state, keep)
+    else:
+        wiring = wire(network, ticks, np.dtype(dtype), recorded, membranes)
+        worker = clocked.Worker(network, wiring, samples, ticks, policy, count, dtype, seed)
     if progress is not None:
         progress(0)
     worker.compile()
 
     started = time.perf_counter()
-    results: list[_Sample] = []
+    results: list[Sample] = []
     for part in map_chunks(worker, len(samples), jobs):
         results += part
         if progress is not None:
             progress(len(part))
     seconds = time.perf_counter() - started
-    return _pack(network, wiring, worker, results, labels, layer_delay, seconds, recorded, membranes, digests)
+    run = _pack(network, wiring, worker, results, labels, layer_delay, seconds, recorded, membranes, digests)
+    if not isinstance(worker, continuous.Worker):
+        return run
+    standing = None
+    if worker.keep and all(s.state is not None for s in results):
+        standing = continuous.Standing(end, [s.state for s in results], made)
+    interval = Interval(
+        start=start / 1e6,
+        duration=(worker.end - start) / 1e6,
+        ties=ties,
+        pulse=pulse,
+        bias_period=bias_period,
+        pending=np.stack([s.books.pending for s in results]) if results else np.zeros((0, ticks), np.int64),
+        standing=standing,
+    )
+    return replace(run, mode="async", interval=interval, stop_time=np.array([s.seconds for s in results], np.float64))
 
 
 def check_calibrated(policy: Policy, network: Network, ticks: int, layer_delay: int = 0) -> None:
@@ -251,7 +327,7 @@ class Replays:
         if isinstance(policy, Oracle):
             return self._oracle()
         stop, reason = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        k.decide(_CODES[policy.reason], policy.thresholds(ticks), self.evidence(policy), stop, reason)
+        k.decide(CODES[policy.reason], policy.thresholds(ticks), self.evidence(policy), stop, reason)
         rows = np.arange(n)
         wrong = np.flatnonzero((stop > trace.stop_time) | ~self.whole[rows, stop - 1])
         if wrong.size:
@@ -273,7 +349,7 @@ class Replays:
                     "the trace has no SynOps by tick to hold against a budget; run with count='connections'"
                 )
             synops = np.zeros(trace.outputs.shape[:2], np.int64)
-        key = (_CODES[policy.reason], float(getattr(policy, "scale", 1.0)), int(getattr(policy, "size", 1)))
+        key = (CODES[policy.reason], float(getattr(policy, "scale", 1.0)), int(getattr(policy, "size", 1)))
         if key not in self.weighed:
             self.weighed[key] = np.zeros(trace.outputs.shape[:2])
             k.weigh(*key, self.outputs, np.ascontiguousarray(synops), self.weighed[key])
@@ -351,215 +427,14 @@ def _labels(labels: np.ndarray | None, count: int, classes: int) -> np.ndarray |
     return labels.astype(np.int64)
 
 
-# Policies as the kernels know them.
-_CODES = {
-    StopReason.HORIZON: k.POLICY_FIXED,
-    StopReason.SPIKE_GAP: k.POLICY_SPIKE_GAP,
-    StopReason.TOPK: k.POLICY_TOPK,
-    StopReason.CONFIDENCE: k.POLICY_CONFIDENCE,
-    StopReason.ENTROPY: k.POLICY_ENTROPY,
-    StopReason.FIRST_SPIKE: k.POLICY_FIRST,
-    StopReason.BUDGET: k.POLICY_BUDGET,
-    StopReason.CONFORMAL: k.POLICY_CONFORMAL,
-    StopReason.TICKS: k.POLICY_FIXED,
-}
-
-
-# ------------------------------------------------------------------------------------------------------------- run
-
-
-class _Worker:
-    """Runs chunks of samples; called by several threads at once, each call with a state of its own."""
-
-    def __init__(
-        self,
-        network: Network,
-        wiring: Wiring,
-        samples: np.ndarray | Events,
-        ticks: int,
-        policy: Policy,
-        count: str,
-        dtype: str,
-        seed: int,
-    ):
-        self.count = count
-        self.network, self.wiring, self.samples, self.ticks = network, wiring, samples, ticks
-        self.policy, self.dtype, self.seed = policy, np.dtype(dtype), seed
-        self.thresholds = policy.thresholds(ticks)
-        self.scale, self.size = float(getattr(policy, "scale", 1.0)), int(getattr(policy, "size", 1))
-        self.shape = network.input.shape
-        self.to_last = np.argsort(channels_last(self.shape))  # channels-first unit -> channels-last unit
-        self.tick_us = None if network.tick_seconds is None else network.tick_seconds * 1e6
-        self.spare: list[k.State] = []
-
-    def compile(self) -> None:
-        """Compile the kernels, or load them from the cache, without running a sample."""
-        state = self._state(1)
-        self._kernel(state, self._feed_events(np.zeros(0, np.int64), np.zeros(0, np.int64)), 0, True)
-        k.best_class(state.books.outputs[0], state.books.margins[0])
-        self.blank = state.books
-
-    def __call__(self, chunk: range) -> list[_Sample]:
-        """Run the samples of a chunk."""
-        state = self.spare.pop() if self.spare else self._state(RECORD_CAPACITY)
-        done = [self._run(state, index) for index in chunk]
-        self.spare.append(state)
-        return done
-
-    def _kernel(self, state: k.State, feed: k.Feed, ticks: int, fresh: bool) -> int:
-        code, plan = _CODES[self.policy.reason], self.wiring.plan
-        return k.run(plan, state, feed, ticks, code, self.thresholds, self.scale, self.size, fresh)
-
-    def _run(self, state: k.State, index: int) -> _Sample:
-        feed = self._feed(index)
-        most = int(np.diff(feed.batch.groups[feed.tick_group, k.G_FIRST]).max(initial=0))
-        if self._records() and most > len(state.record.value):
-            state = state._replace(record=_record(most))
-        status = self._kernel(state, feed, self.ticks, True)
-        fetched = [_fetch(state, index)] if self._records() else []
-        while status == k.FULL:
-            status = self._kernel(state, feed, self.ticks, False)
-            fetched.append(_fetch(state, index))
-        if status == k.RUNAWAY:
-            raise RuntimeError(
-                f"sample {index}: a multi-spike neuron fired more than {k.MAX_MULTIPLICITY} times in one tick"
-            )
-        books = state.books
-        stop = self.ticks if status == k.HORIZON else int(state.queue.at[k.A_TICK]) + 1
-        best, tied = k.best_class(books.outputs[stop - 1], books.margins[stop - 1])
-        return _Sample(
-            prediction=int(best),
-            tied=bool(tied),
-            stop=stop,
-            reason=int(self.policy.reason) if status == k.STOPPED else int(StopReason.HORIZON),
-            books=k.Books(*(array.copy() for array in books)),
-            macs_effective=self._macs_effective(index) if feed.analog else 0,
-            events=np.concatenate(fetched) if fetched else None,
-            pushed=int(state.queue.at[k.A_PUSHED]),
-            popped=int(state.queue.at[k.A_POPPED]),
-            peak=int(state.queue.at[k.A_PEAK]),
-        )
-
-    def _records(self) -> bool:
-        return bool(self.wiring.plan.pop[:, k.P_RECORD].any())
-
-    def _feed(self, index: int) -> k.Feed:
-        encoding = self.network.encoding
-        if encoding == "direct" and not isinstance(self.samples, Events):
-            return self._feed_image(self.samples[index])
-        events = encoded(self.samples, index, encoding, self.ticks, self.tick_us, self.seed)
-        inside = events.tick < self.ticks
-        return self._feed_events(events.tick[inside], events.neuron[inside])
-
-    def _feed_events(self, tick: np.ndarray, neuron: np.ndarray) -> k.Feed:
-        """Events in their order; neighbours at one position in one tick share a group."""
-        position, channel = np.divmod(self.to_last[neuron], self.shape[0])
-        starts = np.ones(tick.size, bool)
-        if tick.size:
-            starts[1:] = (np.diff(tick) != 0) | (np.diff(position) != 0)
-        begin = np.flatnonzero(starts)
-        return k.Feed(
-            tick_group=np.searchsorted(tick[begin], np.arange(self.ticks + 1)).astype(np.int64),
-            batch=self._batch(position, channel, np.ones(tick.size), begin),
-            analog=False,
-        )
-
-    def _batch(self, position: np.ndarray, channel: np.ndarray, value: np.ndarray, begin: np.ndarray) -> k.Batch:
-        groups = np.zeros((begin.size + 1, 2), np.int64)
-        groups[:-1, k.G_POSITION] = position[begin]
-        groups[:, k.G_FIRST] = np.append(begin, position.size)
-        return k.Batch(groups, channel.astype(np.int32), value.astype(self.dtype))
-
-    def _feed_image(self, image: np.ndarray) -> k.Feed:
-        """The image's non-zero values as graded events of one batch."""
-        values = image.reshape(self.shape[0], -1).T.astype(self.dtype)
-        position, channel = np.nonzero(values)
-        begin = np.flatnonzero(np.append(True, np.diff(position) != 0)) if position.size else np.zeros(0, np.int64)
-        return k.Feed(
-            tick_group=np.concatenate([[0], np.full(self.ticks, begin.size)]).astype(np.int64),
-            batch=self._batch(position, channel, values[position, channel], begin),
-            analog=True,
-        )
-
-    def _macs_effective(self, index: int) -> int:
-        """Taps of the image's non-zero pixels on non-zero weights."""
-        assert isinstance(self.samples, np.ndarray)
-        present = self.samples[index].astype(self.dtype, copy=False).reshape(self.shape[0], -1).T != 0
-        return int(self.wiring.image_taps[present.ravel()].sum())
-
-    def _state(self, record: int) -> k.State:
-        w, floating = self.wiring, self.dtype
-        populations, connections = len(self.network.populations), len(self.network.connections)
-        output = self.network[self.network.output]
-        spiking = isinstance(output.neuron, IF)
-        mask = np.zeros(max(w.units, 8), np.uint8)
-        int64, int32, ring = np.int64, np.int32, int(w.plan.misc[k.M_RING])
-        return k.State(
-            cells=k.Cells(
-                v=np.zeros(w.units, floating),
-                register=np.zeros(w.registers, floating),
-                mask=mask,
-                words=mask.view(np.uint64),
-                extra=np.zeros((3, w.extras + 1), int32),
-                touched=np.zeros(w.touched + 1, np.uint8),
-                spots=np.zeros(w.marked + 1, int64),
-                stamp=np.zeros(w.stamps + 1, int32),
-            ),
-            queue=k.Queue(
-                buckets=np.zeros((ring, int(w.plan.misc[k.M_RANKS]), 2), int64),
-                entries=np.zeros((w.queue_entries, 3), int64),
-                waiting=np.zeros(ring, int64),
-                clock=np.zeros((2, populations), int64),
-                at=np.zeros(k.A_COLUMNS, int64),
-            ),
-            batch=k.Batch(
-                groups=np.zeros((w.group_entries + 1, 2), int64),
-                channel=np.zeros(w.event_entries + 1, int32),
-                value=np.zeros(w.event_entries + 1, floating),
-            ),
-            slot_groups=np.zeros(w.slots + 1, int64),
-            books=k.Books(
-                events=np.zeros((populations, self.ticks, k.POPULATION_COUNTS), int64),
-                taps=_account((connections, 2, self.ticks, k.KINDS), self.count != "spikes"),
-                sources=_account((2, w.units), self.count == "sources"),
-                in_flight=np.zeros((connections, 2), int64),
-                synops=np.zeros(self.ticks, int64),
-                counts=np.zeros(output.size, int64),
-                outputs=np.zeros((self.ticks, output.size), floating),
-                margins=np.zeros((self.ticks, output.size if spiking else 0), floating),
-                potential=np.zeros((self.ticks, w.potential_columns), floating),
-            ),
-            record=_record(max(record, int(w.plan.pop[:, k.P_SIZE].max())) if self._records() else 1),
-        )
-
-
-def _account(shape: tuple[int, ...], kept: bool) -> np.ndarray:
-    """An account as the kernels take it: empty and of another dtype where it is not kept (`kernels_sync._kept`)."""
-    return np.zeros(shape, np.int64) if kept else np.zeros((0,) * len(shape), np.int8)
-
-
-def _record(capacity: int) -> k.Record:
-    return k.Record(place=np.zeros((capacity, 3), np.int32), value=np.zeros(capacity, np.float64))
-
-
-def _fetch(state: k.State, index: int) -> np.ndarray:
-    """Take the recorded events out of a state. Units are still channels last."""
-    n = int(state.queue.at[k.A_RECORDED])
-    state.queue.at[k.A_RECORDED] = 0
-    events = np.empty(n, EVENT)
-    events["sample"], events["value"] = index, state.record.value[:n]
-    events["time"], events["population"], events["neuron"] = state.record.place[:n].T
-    return events
-
-
 # ------------------------------------------------------------------------------------------------------------ pack
 
 
 def _pack(
     network: Network,
     wiring: Wiring,
-    worker: _Worker,
-    results: list[_Sample],
+    worker: clocked.Worker | continuous.Worker,
+    results: list[Sample],
     labels: np.ndarray | None,
     layer_delay: int,
     seconds: float,
@@ -655,9 +530,10 @@ def _asked(network: Network, ledger: Ledger, synops: np.ndarray, behind: np.ndar
     return asked
 
 
-def _events(network: Network, results: list[_Sample]) -> np.ndarray:
+def _events(network: Network, results: list[Sample]) -> np.ndarray:
     """All recorded events with channels-first neuron numbers."""
-    events = np.concatenate([s.events for s in results if s.events is not None] or [np.zeros(0, EVENT)])
+    found = [s.events for s in results if s.events is not None]
+    events = np.concatenate(found or [np.zeros(0, EVENT)])
     for i, population in enumerate(network.populations):
         of_this = events["population"] == i
         events["neuron"][of_this] = channels_last(population.shape)[events["neuron"][of_this]]
@@ -673,7 +549,7 @@ def _sources(network: Network, wiring: Wiring, counted: np.ndarray) -> np.ndarra
     return np.concatenate(parts, axis=2)
 
 
-def _potentials(network: Network, wiring: Wiring, results: list[_Sample]) -> dict[str, np.ndarray]:
+def _potentials(network: Network, wiring: Wiring, results: list[Sample]) -> dict[str, np.ndarray]:
     found = {}
     for name, first in wiring.potentials.items():
         population = network[name]

@@ -129,7 +129,11 @@ def _encoded(value: Any, path: str, arrays: hdf5.Tree) -> Any:
         if named["type"] not in TYPES:
             raise ValueError(f"{path} is a {named['type']}, which the file format does not know")
         # the neuron's fields stand at the population's own path, for people who look into the file
-        return named | {f.name: _encoded(getattr(value, f.name), _below(path, f.name), arrays) for f in fields(value)}
+        return named | {
+            f.name: _encoded(getattr(value, f.name), _below(path, f.name), arrays)
+            for f in fields(value)
+            if "later" not in f.metadata or getattr(value, f.name) is not None
+        }
     if isinstance(value, np.ndarray | np.generic):
         array = np.asarray(value)
         if array.dtype.kind not in hdf5.NUMBERS or array.dtype.itemsize > 8:
@@ -227,11 +231,12 @@ def _fields(document: Any, kind: type, path: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ValueError(f"{path} in /eventsnn/network is {document!r}; wanted a {kind.__name__}")
     names = {f.name for f in fields(kind)}
+    needed = {f.name for f in fields(kind) if "later" not in f.metadata}
     given = set(document) - {"type"}
-    if given != names:
-        what, which = ("lacks", names - given) if names - given else ("has the unknown field", given - names)
+    if not needed <= given <= names:
+        what, which = ("lacks", needed - given) if needed - given else ("has the unknown field", given - names)
         raise ValueError(f"{path} in /eventsnn/network {what} {', '.join(sorted(which))}; wanted a {kind.__name__}")
-    return {name: document[name] for name in names}
+    return {name: document[name] for name in given}
 
 
 def _value(value: Any, tree: hdf5.Tree, path: str) -> Any:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
+from eventsnn import kernels_async as ka
 from eventsnn import kernels_sync as k
 from eventsnn.network import (
     AdaptivePool,
@@ -71,6 +72,134 @@ def wire(network: Network, ticks: int, dtype: np.dtype, record: Iterable[str], p
     record: populations whose events are recorded. potentials: populations whose membranes are recorded.
     """
     return _Builder(network, ticks, dtype, set(record), set(potentials)).build()
+
+
+class Pace(NamedTuple):
+    """A `Timing` and what is needed to size a state for it."""
+
+    timing: ka.Timing
+    drives: int
+    alarms: int
+    untils: int
+
+
+def time_of(
+    network: Network, wiring: Wiring, dtype: np.dtype, *, pulse: float, bias_period: float, serial: bool
+) -> Pace:
+    """What continuous time adds to a wiring: delays, time constants and drives in microseconds.
+
+    pulse: microseconds for which an event acts as a current, 0 for a jump. bias_period: microseconds between pulses
+    that bring the constants of populations with several positions, 0 for constant drives. serial: see `simulate`.
+    """
+    assert network.tick_seconds is not None
+    tick = whole_microseconds(network.tick_seconds)
+    real = _Pile(np.float64)
+    depths, numbers = network.depths(), range(len(network.populations))
+    by_order = sorted(numbers, key=lambda i: (depths[network.populations[i].name], i))
+    pop = np.full((len(network.populations), ka.T_COLUMNS), -1, np.int64)
+    drives = alarms = untils = 0
+    for i, population in enumerate(network.populations):
+        row, neuron, shape = pop[i], population.neuron, population.shape
+        row[ka.T_ORDER], row[ka.T_FLAGS] = by_order.index(i), 0
+        constant = _constant_input(network, population).astype(dtype) / tick
+        driven = bool(np.any(constant)) or any(
+            wiring.plan.con[j, k.C_ANALOG] for j, c in enumerate(network.connections) if c.target == population.name
+        )
+        if isinstance(neuron, Integrator):
+            row[ka.T_FLAGS] = ka.FLAG_INTEGRATES
+        elif isinstance(neuron, Relay):
+            row[ka.T_FLAGS] = ka.FLAG_FORWARDS
+        elif isinstance(neuron, IF):
+            pulsed = driven and bias_period > 0 and positions(shape) > 1
+            constant = constant if pulsed else constant * _last(neuron.gain, shape, dtype)
+            driven |= pulse > 0
+            threshold = np.asarray(neuron.threshold, dtype)
+            fire = threshold if neuron.comparator == "ge" else np.nextafter(threshold, dtype.type(np.inf))
+            tau, rest = _tau(neuron, tick), neuron.rest if isinstance(neuron, LIF) else 0.0
+            leaks = bool(np.any(np.isfinite(tau)))
+            floor = -np.inf if neuron.v_min is None else neuron.v_min
+            everywhere = [np.asarray(x, dtype) for x in (rest, neuron.v0)]
+            ready = any(np.any(spread(x, shape) >= spread(fire, shape)) for x in everywhere)
+            alone = (driven and not pulsed) or ready or neuron.refractory > 0
+            one_set = all(np.ndim(x) == 0 for x in (fire, neuron.subtracts, neuron.reset_value, neuron.gain, floor))
+            plain = one_set and not (alone or leaks or pulse)
+            row[ka.T_FLAGS] = (
+                ka.FLAG_SPIKES
+                | (ka.FLAG_PLAIN if plain else 0)
+                | (ka.FLAG_LEAKS if leaks else 0)
+                | (ka.FLAG_HARD if neuron.reset == "value" else 0)
+                | (ka.FLAG_DISCARD if neuron.discards else 0)
+                | (ka.FLAG_CURRENT if pulse else 0)
+                | (ka.FLAG_BIAS_PULSES if pulsed else 0)
+            )
+            if alone:
+                row[ka.T_ALARM], alarms = alarms, alarms + population.size
+            if neuron.refractory > 0:
+                row[ka.T_UNTIL], untils = untils, untils + population.size
+            parameters = (rest, neuron.gain, fire, threshold, neuron.subtracts, neuron.reset_value, floor, neuron.v0)
+            values = [tau, *(np.asarray(x, dtype) for x in parameters), constant, neuron.refractory * tick]
+            row[ka.T_TAU :] = [n for x in values for n in _placed(real, shape, x)]
+        if driven:
+            row[ka.T_DRIVE], drives = drives, drives + population.size
+            row[ka.T_CONSTANT : ka.T_CONSTANT + 2] = _placed(real, shape, constant)
+    timing = ka.Timing(
+        pop=pop,
+        by_order=np.array(by_order, np.int64),
+        delay=np.array([_delay(c, tick) for c in network.connections]),
+        real=real.array(),
+        tick=tick,
+        pulse=float(pulse),
+        period=float(bias_period),
+        serial=serial,
+        stamp=ka.STAMP,
+    )
+    return Pace(timing, drives, alarms, untils)
+
+
+def whole_microseconds(seconds: float) -> float:
+    """Seconds as microseconds; a length within a millionth of a whole number of them is that number (`event_ticks`)."""
+    found = seconds * 1e6
+    whole = float(round(found))
+    return whole if whole > 0 and abs(found - whole) <= 1e-6 * whole else found
+
+
+def _delay(c: Connection, tick: float) -> float:
+    return c.delay * tick if c.delay_seconds is None else whole_microseconds(c.delay_seconds)
+
+
+def _tau(neuron: IF, tick: float) -> np.ndarray:
+    """Time constants in microseconds, infinite where nothing leaks."""
+    if not isinstance(neuron, LIF):
+        return np.asarray(np.inf)
+    if neuron.tau is not None:
+        return np.asarray(neuron.tau, np.float64) * 1e6
+    alpha = np.asarray(neuron.alpha, np.float64)
+    with np.errstate(divide="ignore"):
+        return tick / (1 - alpha) if neuron.alpha_from == "euler" else -tick / np.log(alpha)
+
+
+def _constant_input(network: Network, population: Population) -> np.ndarray:
+    """(size,) the sum of the biases that flow into a population in a tick, channels last."""
+    shape = population.shape
+    total = np.zeros(shape)
+    for c in network.connections:
+        if c.target == population.name and c.bias is not None:
+            total = total + spread(c.bias, shape)
+    return total.ravel()[channels_last(shape)]
+
+
+def _last(value: Parameter, shape: Shape, dtype: np.dtype) -> np.ndarray:
+    """A parameter for every unit, channels last."""
+    return np.broadcast_to(spread(np.asarray(value, dtype), shape), shape).ravel()[channels_last(shape)]
+
+
+def _placed(real: _Pile, shape: Shape, value: Parameter) -> tuple[int, int]:
+    """Where a parameter is kept, and how far apart two units' are. A flat array of all units is channels last."""
+    value = np.asarray(value)
+    if value.ndim == 0:
+        return real.add(value), 0
+    flat = value.shape == (math.prod(shape),)
+    return real.add(value if flat else np.broadcast_to(spread(value, shape), shape).ravel()[channels_last(shape)]), 1
 
 
 def fan_out(network: Network, kind: str = "structural") -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -2,16 +2,18 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import small
-from matplotlib.collections import PolyCollection
+from matplotlib.collections import LineCollection, PolyCollection
 
 from eventsnn import plot, report, runs
+from eventsnn.comparison import compare, verdict
 from eventsnn.energy import account
-from eventsnn.inputs import Events
+from eventsnn.inputs import EVENT, Events
 from eventsnn.network import Connection, Dense, Flatten, Network, Population
 from eventsnn.neurons import IF, Input
 from eventsnn.simulation import simulate
@@ -415,3 +417,215 @@ def test_an_analog_image_has_no_map(run):
         plot.heatmap(small.run(record="outputs", count="sources"), "input")
     with pytest.raises(ValueError, match="events of single neurons of 'rest' are not known; run it again"):
         plot.heatmap(small.run(record=["conv"]), "rest")
+
+
+# ------------------------------------------------------------------------------------------- runs in real time
+
+
+def timed(count=400, bins=60, stop=0.0407, tick=1e-3, mode="async", seed=0):
+    """A made-up record of one sample: an input, a layer and 4 outputs, stopped inside a bin, in seconds or ticks."""
+    rng = np.random.default_rng(seed)
+    sizes = {"input": 30, "deep": 20, "out": 4}
+    dtype = [(n, "<f8" if n == "time" and mode == "async" else EVENT[n]) for n in EVENT.names]
+    events = np.zeros(count, dtype)
+    events["population"] = rng.choice(3, count, p=[0.5, 0.4, 0.1])
+    events["neuron"] = rng.integers(0, np.array([*sizes.values()])[events["population"]])
+    time = np.sort(rng.random(count)) * stop
+    events["time"] = time if mode == "async" else time / tick
+    events["value"] = 1
+    rows = int(np.ceil(stop / tick))
+    ends = np.minimum((np.arange(bins) + 1) * tick, stop)
+    out = events["population"] == 2
+    outputs = np.stack([np.searchsorted(time[out & (events["neuron"] == u)], ends, "right") for u in range(4)], 1)
+    outputs = outputs.astype(float)[None]
+    outputs[:, rows:] = np.nan
+    potentials = rng.random((1, bins, 20))
+    potentials[:, rows:] = np.nan
+    queue = rng.integers(1, 50, (2, bins))
+    queue[:, rows:] = 0
+    prediction = int(np.argmax(outputs[0, rows - 1]))
+    network = {
+        **{"name": "net", "file": None, "sha256": None, "encoding": "events", "output": "out", "readout": "spikes"},
+        **{"ticks": bins, "tick_seconds": tick, "labels": ["a", "b", "c", "d"], "connections": []},
+        "populations": [
+            {"name": n, "kind": k, "spiking": k == "if", "shape": [size], "neurons": size, "depth": i}
+            for i, ((n, size), k) in enumerate(zip(sizes.items(), ("input", "if", "if"), strict=True))
+        ],
+    }
+    run = {
+        **{"mode": mode, "ticks": bins, "duration": bins * tick, "start": 0.0, "cutoff": "spike-gap:2"},
+        **{"dtype": "float64", "recorded": {"events": [*sizes]}, "conventions": {"tie_order": "lowest index"}},
+        **{"network": {"file": None}, "input": {"file": None, "samples": 1}},
+    }
+    trace = {
+        **{"outputs": outputs, "stop_time": np.array([stop if mode == "async" else rows])},
+        **{"predictions": np.array([prediction]), "tied": np.array([False]), "stop_reason": np.array([1])},
+        **{"labels": np.array([prediction]), "queue": queue[:1]},
+    }
+    return runs.Record(run, network, trace, events, {"deep": potentials}, {"deep": np.array(1.0)})
+
+
+def strokes(axes):
+    """x of every drawn instant."""
+    drawn = [c for c in axes.collections if type(c) is LineCollection]
+    return np.concatenate([np.array(c.get_segments()).reshape(-1, 4)[:, 0] for c in drawn if len(c.get_segments())])
+
+
+def test_a_run_in_real_time_is_drawn_on_an_axis_of_time():
+    """If this fails, an instant is moved to a tick, or the stop is not where it happened."""
+    record = timed()
+    figure = plot.raster(record)
+    assert np.allclose(np.sort(strokes(figure.axes[0])), np.sort(record.events["time"]) * 1e3, rtol=1e-12)
+    assert stop_lines(figure) == [pytest.approx(40.7)] * 2
+    assert figure.axes[0].get_xlim() == (0, 60)
+    assert figure.axes[1].get_xlabel() == "time in ms"
+    words = texts(figure)
+    assert "stop at 40.7 ms" in words
+    assert "not run\n19.3 ms" in words
+    assert any(t.startswith("Sample 0:") and "after 40.7 of 60 ms, right" in t for t in words)
+    assert any("in each 1 ms" in t for t in words)
+    most = np.bincount((record.events["time"][record.events["population"] == 1] / 1e-3).astype(int)).max()
+    assert any(f"at most {most} in 1 ms" in t for t in words)
+
+
+@pytest.mark.parametrize(("tick", "unit", "factor"), [(1e-6, "µs", 1e6), (1e-3, "ms", 1e3), (1.0, "s", 1.0)])
+def test_the_unit_of_time_is_apt(tick, unit, factor):
+    """If this fails, an axis reads 0.00005 s."""
+    record = timed(stop=40.7 * tick, tick=tick)
+    figure = plot.raster(record)
+    assert figure.axes[1].get_xlabel() == f"time in {unit}"
+    assert figure.axes[0].get_xlim() == (0, pytest.approx(60 * tick * factor))
+    assert f"stop at 40.7 {unit}" in texts(figure)
+
+
+def test_curves_of_a_run_in_real_time_stand_at_the_ends_of_bins():
+    """If this fails, a curve is shifted by a bin, or goes on behind the stop."""
+    record = timed()
+    ends = np.minimum(np.arange(1, 42), 40.7)
+    lines = [line for line in plot.raster(record).axes[1].lines if len(line.get_xdata()) == 41]
+    assert len(lines) == 4
+    assert all(np.allclose(line.get_xdata(), ends) for line in lines)
+    drawn = sorted(line.get_ydata().tolist() for line in lines)
+    assert drawn == sorted(record.trace["outputs"][0, :41, u].tolist() for u in range(4))
+    figure = plot.trace(record, "deep", [3])
+    (curve,) = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 41]
+    assert np.allclose(curve.get_xdata(), ends)
+    assert np.array_equal(curve.get_ydata(), record.potentials["deep"][0, :41, 3])
+    marks = next(line for line in figure.axes[0].lines if line.get_marker() == "v")
+    mine = (record.events["population"] == 1) & (record.events["neuron"] == 3)
+    assert np.allclose(marks.get_xdata(), record.events["time"][mine] * 1e3)
+    assert any("joined by straight lines" in t for t in texts(figure))
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_million_events_are_counted_in_pixels(mode):
+    """If this fails, a large run takes minutes to draw, or events vanish between pixels."""
+    record = timed(1_000_000, 1000, 0.9, mode=mode)
+    figure = plot.raster(record)
+    axes = figure.axes[0]
+    assert len(axes.images) == 6  # an input, a layer, four classes
+    assert len(axes.collections) < 20
+    assert sum(len(c.get_paths()) for c in axes.collections) < 100
+    assert any("the darker, the more spikes" in t for t in texts(figure))
+    columns = axes.images[0].get_array().shape[1]
+    assert columns < 1000
+    for image, number in zip(axes.images[:2], (0, 1), strict=True):
+        mine = record.events[record.events["population"] == number]
+        drawn = image.get_array()[:, :, 3]
+        time = mine["time"] / (1.0 if mode == "async" else 1000)
+        counts = np.zeros(drawn.shape)
+        np.add.at(counts, (mine["neuron"], np.minimum(time * columns, columns - 1).astype(int)), 1)
+        assert np.allclose(drawn, np.sqrt(counts / counts.max()))
+
+
+def test_many_ticks_keep_their_counts():
+    """If this fails, the shading of a long run loses spikes where neighbouring ticks are merged."""
+    record = timed(5000, 30_000, 25.5, mode="sync")
+    figure = plot.raster(record)
+    for patch, number in zip([p for p in figure.axes[0].patches if hasattr(p, "get_data")], (0, 1), strict=False):
+        values, edges, base = patch.get_data()
+        assert len(values) <= plot.FINE
+        mine = record.events["time"][record.events["population"] == number]
+        counts = np.histogram(mine, edges)[0]
+        assert np.allclose((base - values) / (base - values).max(), counts / counts.max())
+    assert [t.get_text() for t in figure.axes[1].get_xticklabels()][:2] == ["0", "2000"]
+
+
+def test_the_queue_is_drawn_as_it_was():
+    """If this fails, the picture of the queue is of another sample, or does not end at the stop."""
+    record = timed()
+    pending = np.concatenate([record.trace["queue"], 2 * record.trace["queue"], 3 + 0 * record.trace["queue"]])
+    trace = {**record.trace, "queue": pending}
+    trace.update({key: np.repeat(trace[key], 3, axis=0) for key in trace if key != "queue"})
+    trace["stop_time"] = np.array([0.0407, 0.0207, 0.0407])
+    record = replace(record, trace=trace)
+    outlines = {s: plot.queue(record, s).axes[0].patches[0].get_data() for s in (0, 2)}
+    for sample, outline in outlines.items():
+        assert np.array_equal(outline.values, pending[sample, :41])
+        assert np.allclose(outline.edges, [*range(41), 40.7])
+    every = plot.queue(record)
+    assert np.array_equal(every.axes[0].patches[0].get_data().values, pending.max(0)[:41])
+    assert any("the most of 3 samples" in t for t in texts(every))
+    assert any(f"at most {pending.max()} entries" in t for t in texts(every))
+    with pytest.raises(ValueError, match=r"did not keep its queue over time; run it again with --mode async"):
+        plot.queue(small.run())
+    with pytest.raises(ValueError, match="there is no sample 3; there are 0 to 2"):
+        plot.queue(record, 3)
+
+
+# ------------------------------------------------------------------------------------------------- two runs
+
+
+def inside(figure):
+    """Whether every text lies in the figure."""
+    figure.canvas.draw()
+    width, height = figure.get_size_inches() * figure.dpi
+    boxes = [t.get_window_extent() for t in [*figure.texts, *(t for axes in figure.axes for t in axes.texts)]]
+    return all(b.x0 >= 0 and b.x1 <= width and b.y0 >= 0 and b.y1 <= height for b in boxes)
+
+
+@pytest.mark.parametrize("cutoffs", [(SpikeGap(2), Fixed()), (Fixed(), Fixed())])
+def test_the_comparison_is_drawn_as_it_was_found(cutoffs):
+    """If this fails, the picture of two runs tells of other differences than the numbers."""
+    found = compare(*(small.run(cutoff=c) for c in cutoffs))
+    figure = plot.comparison(found)
+    words = texts(figure)
+    assert verdict(found).rstrip(".") in words
+    assert f"A: run A (sync, float32, cutoff {cutoffs[0]});   B: run B (sync, float32, cutoff fixed)" in words
+    for layer in found.layers:
+        assert f"{layer.spikes[0]:,} in A, {layer.spikes[1]:,} in B" in words
+    bars = figure.axes[-1].patches
+    assert [bar.get_width() for bar in bars] == [layer.distance for layer in found.layers]
+    shown = [cells(axes) if axes.collections else [] for axes in figure.axes[1:3]]
+    for side, drawn in enumerate(shown):
+        sample = found.first.sample if found.first else 0
+        events = found.records[side].events
+        mine = events[(events["sample"] == sample) & (events["population"] == 4)]
+        assert sorted(np.floor([c[0, 0] for c in drawn])) == sorted(mine["time"])
+    marks = [t for t in words if t.startswith("first difference")]
+    assert len(marks) == (found.first is not None)
+    assert inside(figure)
+
+
+def test_runs_in_real_time_are_compared_in_their_unit():
+    """If this fails, a first difference is marked at another time than it happened."""
+    record = timed()
+    moved = record.events.copy()
+    index = int(np.flatnonzero(moved["population"] == 2)[-1])
+    moved["time"][index] -= 1e-5
+    found = compare(record, replace(record, events=np.delete(moved, index)))
+    figure = plot.comparison(found)
+    assert found.first.population == "out"
+    assert found.first.b is None
+    assert "first difference" in texts(figure)
+    assert "not here" in texts(figure)
+    lines = [line.get_xdata()[0] for axes in figure.axes[1:3] for line in axes.lines if line.get_linestyle() == "--"]
+    assert lines == [pytest.approx(record.events["time"][index] * 1e3)] * 2
+    for axes, events in zip(figure.axes[1:3], (record.events, np.delete(moved, index)), strict=True):
+        assert np.allclose(np.sort(strokes(axes)), np.sort(events["time"][events["population"] == 2]) * 1e3)
+    assert inside(figure)
+    later = compare(record, replace(record, events=moved))
+    assert later.first.b == pytest.approx(later.first.a - 1e-5)
+    mixed = plot.comparison(compare(timed(mode="sync"), record))
+    assert mixed.axes[2].get_xlabel() == "time in ms"
+    assert "No spike differs in 1 sample" in texts(mixed)

@@ -14,6 +14,7 @@ from eventsnn.inputs import Events
 from eventsnn.network import Connection, Dense, Flatten, Network, Population
 from eventsnn.neurons import IF, Input
 from eventsnn.readers import read_input
+from eventsnn.recordings import View
 
 DATA = Path(os.environ.get("EVENTSNN_DATA", Path(__file__).resolve().parents[2] / "shared")) / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="data absent")
@@ -156,8 +157,8 @@ def test_truncated_and_foreign_files_are_refused(tmp_path, photos, suffix):
 def test_a_file_that_is_not_there_or_not_known(tmp_path):
     """The path is named."""
     refused(tmp_path / "absent.npz", network((2,)), "does not exist")
-    (tmp_path / "notes.txt").write_text("x")
-    refused(tmp_path / "notes.txt", network((2,)), ".txt is not understood; wanted .npz")
+    (tmp_path / "notes.md").write_text("x")
+    refused(tmp_path / "notes.md", network((2,)), ".md is not understood; wanted .npz")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", network((2, 34, 34), "events"), "the folder holds nothing, wanted .bin recordings")
 
@@ -275,6 +276,22 @@ def test_one_dimensional_addresses(tmp_path):
     refused(path, network((6,), "events"), "p of sample 0, event 0 is 1, wanted 0 to 0 .* merges the polarities")
     refused(path, network((2, 8), "events"), r"a sensor of 6 channels, they do not fit the network's input \(2, 8\)")
     refused(path, network((2, 4, 5), "events"), "one-dimensional addresses")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+def test_a_view_shrinks_the_sensor(tmp_path, recording, suffix):
+    """Stated sizes follow the crop and the downsampling, so that a network of the smaller sensor fits."""
+    path = tmp_path / f"a{suffix}"
+    save(path, **recording)
+    view = View(crop=(1, 0, 5, 4), downsample=2)
+    for shape in ((2, 2, 2), (8,)):
+        samples = read_input(path, network(shape, "events"), view=view)
+        assert samples.inputs.t.tolist() == [3, 3, 900, 2]
+        assert samples.inputs.neuron.tolist() == [7, 4, 2, 5]
+        assert samples.inputs.offsets.tolist() == [0, 3, 4]
+        assert samples.labels.tolist() == [7, 1]
+    refused(path, network((2, 4, 5), "events"), "a sensor of 2 x 2, they do not fit", view=view)
+    refused(path, network((2, 4, 4), "events"), "the sensor has 5 columns and 4 rows", view=View(crop=(0, 0, 6, 4)))
 
 
 @pytest.mark.parametrize(
@@ -549,6 +566,24 @@ def test_nmnist_subset_as_bin_files(tmp_path):
     assert np.array_equal(samples.inputs.t, t)
     assert np.array_equal(samples.inputs.neuron, (p * 34 + y) * 34 + x)
     assert samples.labels.tolist() == [label]
+
+
+@needs_data
+def test_views_of_a_real_recording():
+    """Every item of a real file, cropped, halved and cut in time, against the slow count of one."""
+    path = DATA / "nmnist_subset.h5"
+    view = View(crop=(3, 3, 31, 31), polarity="on", downsample=2, window=(0.1, 0.2))
+    samples = read_input(path, network((1, 14, 14), "events"), view=view)
+    with h5py.File(path) as file:
+        part = slice(*file["offsets"][7:9])
+        t, x, y, p = (file[name][part].tolist() for name in "txyp")
+    rows = [
+        (a - 100_000, (c - 3) // 2 * 14 + (b - 3) // 2)
+        for a, b, c, d in zip(t, x, y, p, strict=True)
+        if d and 100_000 <= a < 200_000 and 3 <= b < 31 and 3 <= c < 31
+    ]
+    mine = samples.inputs.take([7])
+    assert list(zip(mine.t.tolist(), mine.neuron.tolist(), strict=True)) == rows
 
 
 @needs_data

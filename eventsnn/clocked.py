@@ -1,0 +1,240 @@
+"""Samples in whole ticks: what a worker of the clocked discipline owns, feeds to the kernels and takes from them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from eventsnn import kernels_sync as k
+from eventsnn.inputs import EVENT, Events, encoded
+from eventsnn.network import Network
+from eventsnn.neurons import IF
+from eventsnn.watchdog import Policy, StopReason
+from eventsnn.wiring import Wiring, channels_last
+
+RECORD_CAPACITY = 1 << 20  # recorded events a worker holds before it hands them over
+
+# Policies as the kernels know them.
+CODES = {
+    StopReason.HORIZON: k.POLICY_FIXED,
+    StopReason.SPIKE_GAP: k.POLICY_SPIKE_GAP,
+    StopReason.TOPK: k.POLICY_TOPK,
+    StopReason.CONFIDENCE: k.POLICY_CONFIDENCE,
+    StopReason.ENTROPY: k.POLICY_ENTROPY,
+    StopReason.FIRST_SPIKE: k.POLICY_FIRST,
+    StopReason.BUDGET: k.POLICY_BUDGET,
+    StopReason.CONFORMAL: k.POLICY_CONFORMAL,
+    StopReason.TICKS: k.POLICY_FIXED,
+}
+
+
+class Sample(NamedTuple):
+    """What one sample leaves behind.
+
+    stop: ticks begun, or bins of the account. books: of its discipline, the fields of `kernels_sync.Books` among them.
+    seconds, answers, state: of continuous time alone; the instant of the stop, what the watchdog was shown (times,
+    SynOps spent, outputs, margins), and where the sample stands.
+    """
+
+    prediction: int
+    tied: bool
+    stop: int
+    reason: int
+    books: Any
+    macs_effective: int
+    events: np.ndarray | None
+    pushed: int
+    popped: int
+    peak: int
+    seconds: float | None = None
+    answers: tuple[np.ndarray, ...] | None = None
+    state: Any = None
+
+
+class Worker:
+    """Runs chunks of samples; called by several threads at once, each call with a state of its own."""
+
+    def __init__(
+        self,
+        network: Network,
+        wiring: Wiring,
+        samples: np.ndarray | Events,
+        ticks: int,
+        policy: Policy,
+        count: str,
+        dtype: str,
+        seed: int,
+    ):
+        self.count = count
+        self.network, self.wiring, self.samples, self.ticks = network, wiring, samples, ticks
+        self.policy, self.dtype, self.seed = policy, np.dtype(dtype), seed
+        self.thresholds = policy.thresholds(ticks)
+        self.scale, self.size = float(getattr(policy, "scale", 1.0)), int(getattr(policy, "size", 1))
+        self.shape = network.input.shape
+        self.to_last = np.argsort(channels_last(self.shape))  # channels-first unit -> channels-last unit
+        self.tick_us = None if network.tick_seconds is None else network.tick_seconds * 1e6
+        self.spare: list[k.State] = []
+
+    def compile(self) -> None:
+        """Compile the kernels, or load them from the cache, without running a sample."""
+        state = self._state(1)
+        self._kernel(state, self._feed_events(np.zeros(0, np.int64), np.zeros(0, np.int64)), 0, True)
+        k.best_class(state.books.outputs[0], state.books.margins[0])
+        self.blank = state.books
+
+    def __call__(self, chunk: range) -> list[Sample]:
+        """Run the samples of a chunk."""
+        state = self.spare.pop() if self.spare else self._state(RECORD_CAPACITY)
+        done = [self._run(state, index) for index in chunk]
+        self.spare.append(state)
+        return done
+
+    def _kernel(self, state: k.State, feed: k.Feed, ticks: int, fresh: bool) -> int:
+        code, plan = CODES[self.policy.reason], self.wiring.plan
+        return k.run(plan, state, feed, ticks, code, self.thresholds, self.scale, self.size, fresh)
+
+    def _run(self, state: k.State, index: int) -> Sample:
+        feed = self._feed(index)
+        most = int(np.diff(feed.batch.groups[feed.tick_group, k.G_FIRST]).max(initial=0))
+        if self._records() and most > len(state.record.value):
+            state = state._replace(record=_record(most))
+        status = self._kernel(state, feed, self.ticks, True)
+        fetched = [_fetch(state, index)] if self._records() else []
+        while status == k.FULL:
+            status = self._kernel(state, feed, self.ticks, False)
+            fetched.append(_fetch(state, index))
+        if status == k.RUNAWAY:
+            raise RuntimeError(
+                f"sample {index}: a multi-spike neuron fired more than {k.MAX_MULTIPLICITY} times in one tick"
+            )
+        books = state.books
+        stop = self.ticks if status == k.HORIZON else int(state.queue.at[k.A_TICK]) + 1
+        best, tied = k.best_class(books.outputs[stop - 1], books.margins[stop - 1])
+        return Sample(
+            prediction=int(best),
+            tied=bool(tied),
+            stop=stop,
+            reason=int(self.policy.reason) if status == k.STOPPED else int(StopReason.HORIZON),
+            books=k.Books(*(array.copy() for array in books)),
+            macs_effective=self._macs_effective(index) if feed.analog else 0,
+            events=np.concatenate(fetched) if fetched else None,
+            pushed=int(state.queue.at[k.A_PUSHED]),
+            popped=int(state.queue.at[k.A_POPPED]),
+            peak=int(state.queue.at[k.A_PEAK]),
+        )
+
+    def _records(self) -> bool:
+        return bool(self.wiring.plan.pop[:, k.P_RECORD].any())
+
+    def _feed(self, index: int) -> k.Feed:
+        encoding = self.network.encoding
+        if encoding == "direct" and not isinstance(self.samples, Events):
+            return self._feed_image(self.samples[index])
+        events = encoded(self.samples, index, encoding, self.ticks, self.tick_us, self.seed)
+        inside = events.tick < self.ticks
+        return self._feed_events(events.tick[inside], events.neuron[inside])
+
+    def _feed_events(self, tick: np.ndarray, neuron: np.ndarray) -> k.Feed:
+        """Events in their order; neighbours at one position in one tick share a group."""
+        position, channel = np.divmod(self.to_last[neuron], self.shape[0])
+        starts = np.ones(tick.size, bool)
+        if tick.size:
+            starts[1:] = (np.diff(tick) != 0) | (np.diff(position) != 0)
+        begin = np.flatnonzero(starts)
+        return k.Feed(
+            tick_group=np.searchsorted(tick[begin], np.arange(self.ticks + 1)).astype(np.int64),
+            batch=self._batch(position, channel, np.ones(tick.size), begin),
+            analog=False,
+        )
+
+    def _batch(self, position: np.ndarray, channel: np.ndarray, value: np.ndarray, begin: np.ndarray) -> k.Batch:
+        groups = np.zeros((begin.size + 1, 2), np.int64)
+        groups[:-1, k.G_POSITION] = position[begin]
+        groups[:, k.G_FIRST] = np.append(begin, position.size)
+        return k.Batch(groups, channel.astype(np.int32), value.astype(self.dtype))
+
+    def _feed_image(self, image: np.ndarray) -> k.Feed:
+        """The image's non-zero values as graded events of one batch."""
+        values = image.reshape(self.shape[0], -1).T.astype(self.dtype)
+        position, channel = np.nonzero(values)
+        begin = np.flatnonzero(np.append(True, np.diff(position) != 0)) if position.size else np.zeros(0, np.int64)
+        return k.Feed(
+            tick_group=np.concatenate([[0], np.full(self.ticks, begin.size)]).astype(np.int64),
+            batch=self._batch(position, channel, values[position, channel], begin),
+            analog=True,
+        )
+
+    def _macs_effective(self, index: int) -> int:
+        assert isinstance(self.samples, np.ndarray)
+        return macs_effective(self.wiring, self.samples[index].astype(self.dtype, copy=False))
+
+    def _state(self, record: int) -> k.State:
+        w, floating = self.wiring, self.dtype
+        populations, connections = len(self.network.populations), len(self.network.connections)
+        output = self.network[self.network.output]
+        spiking = isinstance(output.neuron, IF)
+        mask = np.zeros(max(w.units, 8), np.uint8)
+        int64, int32, ring = np.int64, np.int32, int(w.plan.misc[k.M_RING])
+        return k.State(
+            cells=k.Cells(
+                v=np.zeros(w.units, floating),
+                register=np.zeros(w.registers, floating),
+                mask=mask,
+                words=mask.view(np.uint64),
+                extra=np.zeros((3, w.extras + 1), int32),
+                touched=np.zeros(w.touched + 1, np.uint8),
+                spots=np.zeros(w.marked + 1, int64),
+                stamp=np.zeros(w.stamps + 1, int32),
+            ),
+            queue=k.Queue(
+                buckets=np.zeros((ring, int(w.plan.misc[k.M_RANKS]), 2), int64),
+                entries=np.zeros((w.queue_entries, 3), int64),
+                waiting=np.zeros(ring, int64),
+                clock=np.zeros((2, populations), int64),
+                at=np.zeros(k.A_COLUMNS, int64),
+            ),
+            batch=k.Batch(
+                groups=np.zeros((w.group_entries + 1, 2), int64),
+                channel=np.zeros(w.event_entries + 1, int32),
+                value=np.zeros(w.event_entries + 1, floating),
+            ),
+            slot_groups=np.zeros(w.slots + 1, int64),
+            books=k.Books(
+                events=np.zeros((populations, self.ticks, k.POPULATION_COUNTS), int64),
+                taps=_account((connections, 2, self.ticks, k.KINDS), self.count != "spikes"),
+                sources=_account((2, w.units), self.count == "sources"),
+                in_flight=np.zeros((connections, 2), int64),
+                synops=np.zeros(self.ticks, int64),
+                counts=np.zeros(output.size, int64),
+                outputs=np.zeros((self.ticks, output.size), floating),
+                margins=np.zeros((self.ticks, output.size if spiking else 0), floating),
+                potential=np.zeros((self.ticks, w.potential_columns), floating),
+            ),
+            record=_record(max(record, int(w.plan.pop[:, k.P_SIZE].max())) if self._records() else 1),
+        )
+
+
+def macs_effective(wiring: Wiring, image: np.ndarray) -> int:
+    """Taps of an image's non-zero pixels on non-zero weights. image: (C, H, W) in the run's dtype."""
+    present = image.reshape(image.shape[0], -1).T != 0
+    return int(wiring.image_taps[present.ravel()].sum())
+
+
+def _account(shape: tuple[int, ...], kept: bool) -> np.ndarray:
+    """An account as the kernels take it: empty and of another dtype where it is not kept (`kernels_sync._kept`)."""
+    return np.zeros(shape, np.int64) if kept else np.zeros((0,) * len(shape), np.int8)
+
+
+def _record(capacity: int) -> k.Record:
+    return k.Record(place=np.zeros((capacity, 3), np.int32), value=np.zeros(capacity, np.float64))
+
+
+def _fetch(state: k.State, index: int) -> np.ndarray:
+    """Take the recorded events out of a state. Units are still channels last."""
+    n = int(state.queue.at[k.A_RECORDED])
+    state.queue.at[k.A_RECORDED] = 0
+    events = np.empty(n, EVENT)
+    events["sample"], events["value"] = index, state.record.value[:n]
+    events["time"], events["population"], events["neuron"] = state.record.place[:n].T
+    return events

@@ -1,0 +1,348 @@
+"""Samples in continuous time: what a worker of the asynchronous discipline owns, feeds to the kernels and takes from them.
+
+The account is kept in bins of `Network.tick_seconds`, so that tables and figures read a run as they read one in ticks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from eventsnn import kernels_async as ka
+from eventsnn import kernels_sync as k
+from eventsnn.clocked import CODES, RECORD_CAPACITY, Sample, macs_effective
+from eventsnn.inputs import TIMED_EVENT, Events, latency_events
+from eventsnn.network import Network, spread
+from eventsnn.neurons import IF, LIF, Gate, Relay
+from eventsnn.store import network_hash
+from eventsnn.watchdog import Fixed, Policy, StopReason
+from eventsnn.wiring import Pace, Wiring, channels_last
+
+ANSWERS = 1 << 12  # answers a worker holds before it hands them over
+BINS = 10_000_000  # of one run's account
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """Where the samples of a run stand at its end, to go on from: `simulate(..., state=run.state)`.
+
+    time: microseconds since the beginning. states: one for each sample; a run that goes on from here takes them over,
+    so a standing serves once. made: what the run it comes from was made of.
+    """
+
+    time: float
+    states: list[Any]
+    made: tuple[Any, ...]
+
+    def check(self, made: tuple[Any, ...], samples: int) -> None:
+        """Refuse, in a sentence, to go on with another network, other options or another number of samples."""
+        if not self.states:
+            raise ValueError("this state was used already; go on from the state of the latest run")
+        same = self.made[0] is made[0] or network_hash(self.made[0]) == network_hash(made[0])
+        if not same or self.made[1:] != made[1:]:
+            raise ValueError("the state is of another network or other options (dtype, ties, pulse, bias_period)")
+        if samples != len(self.states):
+            raise ValueError(f"the state is of {len(self.states)} samples, but {samples} were given")
+        if made[0].encoding == "latency":
+            raise ValueError("a run of latency-coded images cannot go on: its input is over")
+
+
+def bins(start: float, end: float, tick: float) -> int:
+    """Bins of the account from start to end, all in microseconds; a remainder of rounding makes no bin."""
+    found = max(1, int(np.ceil((end - start) / tick * (1 - 1e-12))))
+    if found > BINS:
+        raise ValueError(
+            f"the run has {found:,} bins of {tick:g} us, more than {BINS:,}; give a longer tick (--tick) or a shorter duration"
+        )
+    return found
+
+
+def check(network: Network, *, bias_period: float | None, pulse: float | None) -> None:
+    """Refuse, in a sentence and by name, what has no meaning in continuous time."""
+    if network.tick_seconds is None:
+        raise ValueError(
+            "mode async runs in seconds and the network does not say how long a tick is; give tick_seconds "
+            "(on the command line: --tick 1ms)"
+        )
+    if network.encoding == "rate":
+        raise ValueError("rate coding draws spikes tick by tick and has no meaning in mode async; use direct or latency")
+    for name, value in (("pulse", pulse), ("bias_period", bias_period)):
+        if value is not None and not (np.isfinite(value) and value > 0):
+            raise ValueError(f"{name} is {value!r}, wanted a positive number of seconds")
+    if pulse is not None and bias_period is not None:
+        raise ValueError("pulse makes every event a current and bias_period makes currents pulses; give one of them")
+    for c in network.connections:
+        if c.scale is not None or c.shift is not None:
+            raise ValueError(f"connection {c.label!r} has a table of scales by tick, which mode async cannot run")
+        if network.encoding == "direct" and c.source == network.input.name and (c.delay or c.delay_seconds):
+            raise ValueError(f"connection {c.label!r} delays an image; in mode async images act from the start")
+    for p in network.populations:
+        neuron, biased = p.neuron, any(c.target == p.name and c.bias is not None for c in network.connections)
+        if isinstance(neuron, Gate):
+            raise ValueError(f"population {p.name!r} is a spiking max-pool, which waits for a tick's end; use mode sync")
+        if isinstance(neuron, Relay) and (biased or _sees_image(network, p.name)):
+            raise ValueError(f"the relay {p.name!r} has a bias or an image, which it forwards tick by tick; use mode sync")
+        if isinstance(neuron, IF):
+            _check_neuron(p.name, neuron, p.shape)
+
+
+def _sees_image(network: Network, name: str) -> bool:
+    sources = [c.source for c in network.connections if c.target == name]
+    return network.encoding == "direct" and network.input.name in sources
+
+
+def _check_neuron(name: str, neuron: IF, shape: tuple[int, ...]) -> None:
+    if neuron.reset == "none":
+        raise ValueError(f"population {name!r} has no reset: at its threshold it would fire without end in mode async")
+    if neuron.reset_delay:
+        raise ValueError(
+            f"population {name!r} resets one tick late (reset_delay, snnTorch's default), which has no meaning in mode "
+            "async; read the file with another --assume"
+        )
+    value, threshold = spread(neuron.reset_value, shape), spread(neuron.threshold, shape)
+    if neuron.reset == "value" and neuron.refractory == 0 and np.any(value >= threshold):
+        raise ValueError(f"population {name!r} resets to its threshold or above and would fire without end in mode async")
+    if isinstance(neuron, LIF) and neuron.tau is None and not np.all(np.asarray(neuron.alpha) > 0):
+        raise ValueError(f"population {name!r} has alpha 0, no time constant at all; mode async needs one above 0")
+
+
+class Worker:
+    """Runs chunks of samples; called by several threads at once, each call with a state of its own."""
+
+    def __init__(
+        self,
+        network: Network,
+        wiring: Wiring,
+        pace: Pace,
+        samples: np.ndarray | Events,
+        interval: tuple[float, float],
+        policy: Policy,
+        count: str,
+        dtype: str,
+        standing: Standing | None,
+        keep: bool,
+    ):
+        self.network, self.wiring, self.pace, self.samples = network, wiring, pace, samples
+        self.policy, self.count, self.dtype, self.seed = policy, count, np.dtype(dtype), 0
+        self.standing, self.keep = standing, keep
+        self.start, self.end = interval
+        tick = pace.timing.tick
+        self.ticks = bins(self.start, self.end, tick)
+        self.thresholds = policy.thresholds(self.ticks)
+        if isinstance(policy, Fixed):
+            self.thresholds = np.zeros(self.ticks)
+            if policy.ticks is not None:
+                self.end = min(self.end, self.start + policy.ticks * tick)
+        self.scale, self.size = float(getattr(policy, "scale", 1.0)), int(getattr(policy, "size", 1))
+        self.shape = network.input.shape
+        self.to_last = np.argsort(channels_last(self.shape))
+        self.spare: list[ka.State] = []
+
+    def compile(self) -> None:
+        """Compile the kernels, or load them from the cache, without running a sample."""
+        state = self._state()
+        if self._kernel(state, self._feed(None), True) == ka.STALE:
+            ka.run.recompile()
+        k.best_class(state.books.outputs[0], state.books.margins[0])
+        self.blank = state.books
+
+    def __call__(self, chunk: range) -> list[Sample]:
+        """Run the samples of a chunk."""
+        return [self._run(index) for index in chunk]
+
+    def _kernel(self, state: ka.State, feed: ka.Feed, fresh: bool) -> int:
+        return ka.run(
+            self.wiring.plan,
+            self.pace.timing,
+            state,
+            feed,
+            CODES[self.policy.reason],
+            self.thresholds,
+            self.scale,
+            self.size,
+            fresh,
+        )
+
+    def _run(self, index: int) -> Sample:
+        fresh = self.standing is None
+        if self.standing is not None:
+            state = self._resumed(self.standing.states[index])
+        else:
+            state = self.spare.pop()._replace(books=self._books()) if self.spare else self._state()
+        feed = self._feed(index)
+        state.clock[:] = self.start, self.start, self.end
+        if self.wiring.plan.pop[self.wiring.plan.misc[k.M_INPUT], k.P_RECORD]:
+            state = self._with_room(state, feed)
+        status = self._kernel(state, feed, fresh)
+        fetched = [self._fetch(state, index)]
+        while status in (ka.FULL, ka.GROW):
+            if status == ka.GROW:
+                state = grown(state, self.wiring)
+            status = self._kernel(state, feed, False)
+            fetched.append(self._fetch(state, index))
+        at, books = state.at, state.books
+        if status == ka.RUNAWAY:
+            raise RuntimeError(
+                f"sample {index}: a neuron fired more than {k.MAX_MULTIPLICITY} times in one instant, at "
+                f"{state.clock[ka.X_TIME] / 1e6:g} s"
+            )
+        begun = int(at[ka.A_BIN]) + 1
+        best, tied = k.best_class(books.outputs[begun - 1], books.margins[begun - 1])
+        peak = int(books.pending.max())
+        pushed, popped = int(at[ka.A_PUSHED]), int(at[ka.A_POPPED])
+        if not self.keep:
+            self.spare.append(state)
+        ended = isinstance(self.policy, Fixed) and self.policy.ticks is not None
+        image = self.samples[index].astype(self.dtype, copy=False) if len(feed.pixel) else None
+        return Sample(
+            prediction=int(best),
+            tied=bool(tied),
+            stop=begun,
+            reason=int(self.policy.reason if status == ka.STOPPED or ended else StopReason.HORIZON),
+            books=books,
+            macs_effective=0 if image is None else macs_effective(self.wiring, image),
+            events=np.concatenate([events for events, _ in fetched]),
+            pushed=pushed,
+            popped=popped,
+            peak=peak,
+            seconds=float(state.clock[ka.X_TIME]) / 1e6,
+            answers=tuple(np.concatenate(parts) for parts in zip(*(a for _, a in fetched), strict=True)),
+            state=state if self.keep and status == ka.HORIZON else None,
+        )
+
+    # ------------------------------------------------------------------------------------------------------- input
+
+    def _feed(self, index: int | None) -> ka.Feed:
+        nothing = np.zeros(0, np.int64)
+        time, neuron, pixel, value = nothing.astype(np.float64), nothing, nothing, np.zeros(0, self.dtype)
+        if index is None:
+            pass
+        elif isinstance(self.samples, Events):
+            part = slice(int(self.samples.offsets[index]), int(self.samples.offsets[index + 1]))
+            time, neuron = np.asarray(self.samples.t[part], np.float64), self.samples.neuron[part]
+        elif self.network.encoding == "latency":
+            late = latency_events(self.samples[index], self.ticks)
+            time, neuron = late.tick * self.pace.timing.tick, late.neuron
+        elif self.standing is None:
+            values = self.samples[index].reshape(self.shape[0], -1).T.astype(self.dtype).ravel()
+            pixel = np.flatnonzero(values)
+            value = values[pixel]
+        inside = (time >= self.start) & (time < self.end)
+        return ka.Feed(time[inside], self.to_last[neuron[inside]].astype(np.int64), pixel, value)
+
+    # ------------------------------------------------------------------------------------------------------- state
+
+    def _records(self) -> bool:
+        return bool(self.wiring.plan.pop[:, k.P_RECORD].any())
+
+    def _books(self) -> ka.Books:
+        w, bins = self.wiring, self.ticks
+        populations, connections = len(self.network.populations), len(self.network.connections)
+        output = self.network[self.network.output]
+        classes = output.size if isinstance(output.neuron, IF) else 0
+        counted, by_source = self.count != "spikes", self.count == "sources"
+        return ka.Books(
+            events=np.zeros((populations, bins, k.POPULATION_COUNTS), np.int64),
+            taps=np.zeros((connections, 2, bins, k.KINDS) if counted else (0, 0, 0, 0), np.int64),
+            sources=np.zeros((2, w.units) if by_source else (0, 0), np.int64),
+            in_flight=np.zeros((connections, 2), np.int64),
+            synops=np.zeros(bins, np.int64),
+            counts=np.zeros(output.size, np.int64),
+            outputs=np.full((bins, output.size), np.nan, self.dtype),
+            margins=np.full((bins, classes), np.nan, self.dtype),
+            potential=np.full((bins, w.potential_columns), np.nan, self.dtype),
+            pending=np.zeros(bins, np.int64),
+        )
+
+    def _state(self) -> ka.State:
+        w, pace, books = self.wiring, self.pace, self._books()
+        largest = int(w.plan.pop[:, k.P_SIZE].max())
+        room = max(2 * largest, 64)
+        heap = np.zeros((pace.alarms + room, ka.H_COLUMNS), np.int64)
+        recorded, answers = max(RECORD_CAPACITY >> 4, largest) if self._records() else 1, ANSWERS
+        return ka.State(
+            cells=ka.Cells(
+                v=np.zeros(w.units, self.dtype),
+                last=np.zeros(w.units),
+                drive=np.zeros(pace.drives + 1),
+                until=np.zeros(pace.untils + 1),
+                alarm=np.zeros(pace.alarms + 1),
+                cross=np.zeros(pace.alarms + 1),
+                generation=np.zeros(pace.alarms + 1, np.int64),
+                register=np.zeros(largest, self.dtype),
+                span=np.zeros(largest, np.int64),
+                starts=np.zeros(largest, np.int64),
+                fired=np.zeros((largest, 2), np.int64),
+                crossed=np.zeros(largest, np.int64),
+                waiting=np.zeros(len(self.network.populations), np.uint8),
+            ),
+            queue=ka.Queue(
+                heap=heap,
+                times=heap.view(np.float64),
+                batch=np.zeros((64, ka.B_COLUMNS), np.int64),
+                event=np.zeros((room, ka.E_COLUMNS), np.int64),
+                value=np.zeros(room, self.dtype),
+            ),
+            at=np.zeros(ka.A_COLUMNS, np.int64),
+            clock=np.zeros(3),
+            books=books,
+            record=ka.Record(
+                time=np.zeros(recorded),
+                place=np.zeros((recorded, 2), np.int32),
+                value=np.zeros(recorded),
+                asked=np.zeros(answers),
+                spent=np.zeros(answers, np.int64),
+                outputs=np.zeros((answers, books.outputs.shape[1]), self.dtype),
+                margins=np.zeros((answers, books.margins.shape[1]), self.dtype),
+            ),
+        )
+
+    def _with_room(self, state: ka.State, feed: ka.Feed) -> ka.State:
+        """The same state with a record that takes the most input events of one instant."""
+        most = int(np.unique(feed.time, return_counts=True)[1].max(initial=0))
+        if most <= len(state.record.value):
+            return state
+        record = state.record._replace(time=np.zeros(most), place=np.zeros((most, 2), np.int32), value=np.zeros(most))
+        return state._replace(record=record)
+
+    def _resumed(self, state: ka.State) -> ka.State:
+        """A state at the beginning of another interval: books of its own, the rest as it stands."""
+        books = self._books()
+        books.counts[:] = state.books.counts
+        at = state.at
+        at[[ka.A_BIN, ka.A_INPUT, ka.A_PUSHED, ka.A_POPPED, ka.A_SPENT, ka.A_INSIDE]] = 0
+        at[ka.A_PEAK] = at[ka.A_HEAP]
+        state.queue.batch[:, ka.B_BIN] = -1  # booked as in flight
+        return state._replace(books=books)
+
+    def _fetch(self, state: ka.State, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Take recorded events and answers out of a state. Units are still channels last."""
+        n, asked, record = int(state.at[ka.A_RECORDED]), int(state.at[ka.A_STAMPED]), state.record
+        state.at[ka.A_RECORDED] = state.at[ka.A_STAMPED] = 0
+        events = np.empty(n, TIMED_EVENT)
+        events["sample"], events["time"], events["value"] = index, record.time[:n] / 1e6, record.value[:n]
+        events["population"], events["neuron"] = record.place[:n].T
+        answers = (record.asked[:asked] / 1e6, record.spent[:asked], record.outputs[:asked], record.margins[:asked])
+        return events, tuple(a.copy() for a in answers)
+
+
+def grown(state: ka.State, wiring: Wiring) -> ka.State:
+    """The same state with twice the room in its queue."""
+    old, at = state.queue, state.at
+    heap = np.concatenate([old.heap, np.zeros_like(old.heap)])
+    batch = np.concatenate([old.batch, np.zeros_like(old.batch)])
+    event = np.concatenate([old.event, np.zeros_like(old.event)])
+    value = np.concatenate([old.value, np.zeros_like(old.value)])
+    for links, column, head, free in (
+        (event, ka.E_NEXT, ka.A_FREE_EVENT, ka.A_FREE_EVENTS),
+        (batch, ka.B_HEAD, ka.A_FREE_BATCH, ka.A_FREE_BATCHES),
+    ):
+        half = len(links) // 2
+        links[half:, column] = np.arange(half + 1, 2 * half + 1)
+        if half:
+            links[-1, column] = at[head]
+            at[head] = half
+        at[free] += half
+    return state._replace(queue=ka.Queue(heap, heap.view(np.float64), batch, event, value))

@@ -1,0 +1,1126 @@
+"""Compiled loops of the asynchronous discipline: a heap in real time, exact membranes, predicted crossings, the stop.
+
+`run` takes one sample through an interval of time in a single call, one instant after the other. What it needs comes
+from the `Plan` of the clocked discipline (addresses, weights, fan-out tables), from a `Timing` (what continuous time
+adds) and in a `State` that one worker owns. Times are float64 microseconds, in which the whole microseconds of event
+files and delays add without rounding, so that arrivals that should coincide do.
+
+Entries of the heap are ordered by (time, rank, first in first out): deliveries, and pulses of biases, at rank
+2 x order of the target, crossings and turns at 2 x order + 1, where the order numbers the populations so that every
+connection without delay leads upwards. A neuron that can cross its threshold by itself has at most one live alarm in the
+heap, at or before its predicted crossing; an alarm that comes too early is set again, and one that was replaced is known
+by its generation and swept out when such entries outnumber the others.
+
+Numba's cache notices an edit to this file, but not one to `kernels_sync`, whose tables and watchdog are used here. The
+compiled code therefore carries a digest of that file, and `run` answers STALE where it is not today's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from eventsnn import kernels_sync
+from eventsnn.kernels_sync import (
+    BIASES,
+    C_BY_TABLE,
+    C_CAREFUL,
+    C_CHANNEL_SHIFT,
+    C_CHANNELS_OUT,
+    C_COEFFICIENT,
+    C_EFFECTIVE,
+    C_FAN,
+    C_GROUP_IN,
+    C_GROUP_OUT,
+    C_OP,
+    C_PLAIN,
+    C_POINTER,
+    C_POOL_FAN,
+    C_ROW,
+    C_SOURCE,
+    C_SYNOPS,
+    C_TARGET,
+    C_WEIGHT,
+    DELIVERED,
+    DROPPED,
+    EFFECTIVE,
+    EVENT_UNITS,
+    EVENTS,
+    M_INPUT,
+    M_OUTPUT,
+    MAIN,
+    MAX_MULTIPLICITY,
+    OP_RUNS,
+    OP_SPARSE,
+    OP_UNITS,
+    P_CHANNELS,
+    P_FIRST_OUT,
+    P_LAST_OUT,
+    P_POTENTIAL,
+    P_RECORD,
+    P_SIZE,
+    P_UNIT,
+    PER_TICK,
+    POOL,
+    STRUCTURAL,
+    UNITS,
+    UPDATES,
+    should_stop,
+)
+
+_entry = njit(cache=True, nogil=True, error_model="numpy")
+_compiled = njit(nogil=True, error_model="numpy")
+STAMP = int.from_bytes(hashlib.sha256(Path(kernels_sync.__file__).read_bytes()).digest()[:7], "big")
+
+# ------------------------------------------------------------------------------------------- layout of the tables
+
+# Columns of `Timing.pop`, one row per population.
+(
+    T_ORDER,
+    T_FLAGS,  # FLAG_*
+    T_DRIVE,  # first unit in Cells.drive, -1 for none
+    T_ALARM,  # first unit in Cells.alarm, -1 for neurons that cannot cross by themselves
+    T_UNTIL,  # first unit in Cells.until, -1 for neurons without refractory time
+    # Parameters, two columns each: where in Timing.real, and 0 for one number or 1 for one per unit.
+    T_TAU,
+    _,
+    T_REST,
+    _,
+    T_GAIN,
+    _,
+    T_FIRE,  # the smallest membrane that fires: the threshold for >=, the next larger float for >
+    _,
+    T_THRESHOLD,
+    _,
+    T_AMOUNT,
+    _,
+    T_RESET,
+    _,
+    T_FLOOR,
+    _,
+    T_V0,
+    _,
+    T_CONSTANT,  # drive of the biases, per microsecond
+    _,
+    T_REFRACTORY,
+    _,
+    T_COLUMNS,
+) = range(28)
+
+FLAG_SPIKES, FLAG_INTEGRATES, FLAG_FORWARDS = 1, 2, 4
+FLAG_PLAIN = 8  # spikes; one parameter set, nothing between arrivals: a vector loop
+FLAG_LEAKS, FLAG_HARD, FLAG_DISCARD = 16, 32, 64
+FLAG_CURRENT = 128  # arrivals are currents that last for a pulse
+FLAG_BIAS_PULSES = 256  # constants come as pulses of a stated period
+
+# Columns of Queue.heap. An entry below BIAS is a delivery: 2 x connection, + 1 for the end of its pulse.
+H_TIME, H_KEY, H_WHAT, H_ARG, H_COLUMNS = range(5)
+BIAS, CROSSING = 2**40, 2**41
+SEQUENCE_BITS = 44
+B_HEAD, B_TAIL, B_COUNT, B_REFERENCES, B_BIN, B_COLUMNS = range(6)  # B_BIN: -1 if emitted in an earlier interval
+E_UNIT, E_NEXT, E_COLUMNS = range(3)
+X_TIME, X_START, X_END = range(3)  # State.clock
+(
+    A_HEAP,  # entries in the heap
+    A_STALE,  # of them alarms that were replaced
+    A_SEQUENCE,
+    A_FREE_EVENT,
+    A_FREE_EVENTS,
+    A_FREE_BATCH,
+    A_FREE_BATCHES,
+    A_BIN,
+    A_INPUT,  # next event of the feed
+    A_INSIDE,  # 1: in the middle of an instant
+    A_SEGMENTS,
+    A_CROSSED,
+    A_LOW,  # no population below this order waits for its turn
+    A_ASK,  # 1: the output has changed in this instant
+    A_FIRED,  # spikes of this instant
+    A_SPENT,
+    A_RECORDED,
+    A_STAMPED,
+    A_PUSHED,
+    A_POPPED,
+    A_PEAK,
+    A_COLUMNS,
+) = range(22)
+
+RUNNING, STOPPED, HORIZON, FULL, RUNAWAY, GROW, STALE = range(7)
+INFINITE = np.inf
+COMPACT_FROM = 64  # alarms are swept out of heaps that hold more than this
+
+
+class Timing(NamedTuple):
+    """What continuous time adds to a `Plan`; read-only, shared by all workers."""
+
+    pop: Any  # (populations, T_COLUMNS) int64
+    by_order: Any  # (populations,) int64: the population of each order
+    delay: Any  # (connections,) float64 microseconds
+    real: Any  # float64 parameters
+    tick: Any  # float64, length of a bin of the account
+    pulse: Any  # float64, length of a pulse, 0 for none
+    period: Any  # float64, of bias pulses, 0 for none
+    serial: Any  # bool: neurons are tested after each event, not after all of an instant
+    stamp: Any  # STAMP
+
+
+class Cells(NamedTuple):
+    """Neurons, and what has arrived at one population in this instant."""
+
+    v: Any  # membranes at `last`, units as in the plan
+    last: Any  # float64; below 0: never touched
+    drive: Any  # float64 per microsecond
+    until: Any  # float64, end of refractoriness
+    alarm: Any  # float64, time of the live alarm
+    cross: Any  # float64, predicted crossing; -1 while it happens
+    generation: Any  # int64, of the live alarm
+    register: Any  # of the population whose arrivals are being delivered
+    span: Any  # int64 by unit: length of the segment that starts there, 0 for none
+    starts: Any  # int64, first units of the segments that something arrived at
+    fired: Any  # (n, 2) int64: unit, multiplicity; the spikes of this turn
+    crossed: Any  # int64, units whose alarm rang
+    waiting: Any  # uint8 by order: a turn is due
+
+
+class Queue(NamedTuple):
+    """The heap, and the spikes its entries point at."""
+
+    heap: Any  # (n, H_COLUMNS) int64; the time as its bits, which sort as the number does
+    times: Any  # the same memory as float64
+    batch: Any  # (n, B_COLUMNS) int64, free ones linked by B_HEAD
+    event: Any  # (n, E_COLUMNS) int64, free ones linked by E_NEXT
+    value: Any  # (n,) of graded and multiple events
+
+
+class Books(NamedTuple):
+    """What a sample leaves behind; a bin stands where the clocked discipline has a tick."""
+
+    events: Any  # (populations, bins, POPULATION_COUNTS)
+    taps: Any  # (connections, 2, bins, KINDS), or empty where they are not counted
+    sources: Any  # (2, units), or empty
+    in_flight: Any  # (connections, 2)
+    synops: Any  # (bins,)
+    counts: Any  # (classes,) output spikes so far, channels last
+    outputs: Any  # (bins, classes) at the end of each bin
+    margins: Any
+    potential: Any  # (bins, columns)
+    pending: Any  # (bins,) most entries in the queue
+
+
+class Record(NamedTuple):
+    """Recorded events and answers, until they are fetched."""
+
+    time: Any  # float64
+    place: Any  # (n, 2) int32: population, unit
+    value: Any  # float64
+    asked: Any  # float64: instants in which the output has changed
+    spent: Any  # int64: SynOps delivered until then
+    outputs: Any  # (n, classes)
+    margins: Any
+
+
+class State(NamedTuple):
+    """All that changes during a sample; one worker owns one."""
+
+    cells: Any
+    queue: Any
+    at: Any  # (A_COLUMNS,) int64
+    clock: Any  # (3,) float64: the instant, start and end of the interval
+    books: Any
+    record: Any
+
+
+class Feed(NamedTuple):
+    """Input of an interval: events by time, and an image as events with values."""
+
+    time: Any  # (n,) float64, never decreasing
+    unit: Any  # (n,) int64, channels last
+    pixel: Any  # (m,) int64 units of an image, m = 0 for none
+    value: Any  # (m,)
+
+
+# -------------------------------------------------------------------------------------------------------- the heap
+
+
+@_compiled
+def _put(heap, times, n, time, key, what, arg):
+    """Sift a new entry up from place n."""
+    i = n
+    while i > 0:
+        parent = (i - 1) >> 2
+        above = times[parent, H_TIME]
+        if above < time or (above == time and heap[parent, H_KEY] < key):
+            break
+        for column in range(H_COLUMNS):
+            heap[i, column] = heap[parent, column]
+        i = parent
+    times[i, H_TIME] = time
+    heap[i, H_KEY], heap[i, H_WHAT], heap[i, H_ARG] = key, what, arg
+
+
+@_compiled
+def _sink(heap, times, i, n, time, key, what, arg):
+    """Sift an entry down from place i in a heap of n."""
+    while True:
+        child = 4 * i + 1
+        if child >= n:
+            break
+        least, first, rank = child, times[child, H_TIME], heap[child, H_KEY]
+        for other in range(child + 1, min(child + 4, n)):
+            earlier = times[other, H_TIME]
+            if earlier < first or (earlier == first and heap[other, H_KEY] < rank):
+                least, first, rank = other, earlier, heap[other, H_KEY]
+        if time < first or (time == first and key < rank):
+            break
+        for column in range(H_COLUMNS):
+            heap[i, column] = heap[least, column]
+        i = least
+    times[i, H_TIME] = time
+    heap[i, H_KEY], heap[i, H_WHAT], heap[i, H_ARG] = key, what, arg
+
+
+@_compiled
+def _push(queue, at, time, rank, what, arg):
+    """Queue an entry behind all that wait at (time, rank)."""
+    key = (rank << SEQUENCE_BITS) + at[A_SEQUENCE]
+    at[A_SEQUENCE] += 1
+    _put(queue.heap, queue.times, at[A_HEAP], time, key, what, arg)
+    at[A_HEAP] += 1
+    at[A_PUSHED] += 1
+    at[A_PEAK] = max(at[A_PEAK], at[A_HEAP])
+
+
+@_compiled
+def _pop(queue, at):
+    """Take the first entry: (what, arg)."""
+    heap, times = queue.heap, queue.times
+    what, arg = heap[0, H_WHAT], heap[0, H_ARG]
+    n = at[A_HEAP] - 1
+    at[A_HEAP] = n
+    at[A_POPPED] += 1
+    if n > 0:
+        _sink(heap, times, 0, n, times[n, H_TIME], heap[n, H_KEY], heap[n, H_WHAT], heap[n, H_ARG])
+    return what, arg
+
+
+@_entry
+def exercise(queue, at, times, pairs):
+    """Push every time given, then pop and push again `pairs` times, later by the popped time; for the benchmark."""
+    for i in range(len(times)):
+        _push(queue, at, times[i], 1, 0, 0)
+    for i in range(pairs):
+        now = queue.times[0, H_TIME]
+        _pop(queue, at)
+        _push(queue, at, now + times[i % len(times)], 1, 0, 0)
+
+
+@_compiled
+def _sweep(queue, cells, at):
+    """Throw stale alarms out and make a heap of the rest. What is left keeps its keys, so its order."""
+    heap, times = queue.heap, queue.times
+    kept = 0
+    for i in range(at[A_HEAP]):
+        if heap[i, H_WHAT] >= CROSSING and cells.generation[heap[i, H_WHAT] - CROSSING] != heap[i, H_ARG]:
+            continue
+        for column in range(H_COLUMNS):
+            heap[kept, column] = heap[i, column]
+        kept += 1
+    at[A_HEAP], at[A_STALE] = kept, 0
+    for i in range((kept - 2) // 4, -1, -1):
+        _sink(heap, times, i, kept, times[i, H_TIME], heap[i, H_KEY], heap[i, H_WHAT], heap[i, H_ARG])
+
+
+# ------------------------------------------------------------------------------------------------- batches of spikes
+
+
+@_compiled
+def _new_batch(queue, at, b):
+    """An empty batch emitted in bin b."""
+    batch = at[A_FREE_BATCH]
+    row = queue.batch[batch]
+    at[A_FREE_BATCH] = row[B_HEAD]
+    at[A_FREE_BATCHES] -= 1
+    row[B_HEAD], row[B_TAIL], row[B_COUNT], row[B_REFERENCES], row[B_BIN] = -1, -1, 0, 0, b
+    return batch
+
+
+@_compiled
+def _append(queue, at, batch, unit, value):
+    """Add a spike to a batch."""
+    event, row = at[A_FREE_EVENT], queue.batch[batch]
+    at[A_FREE_EVENT] = queue.event[event, E_NEXT]
+    at[A_FREE_EVENTS] -= 1
+    queue.event[event, E_UNIT], queue.event[event, E_NEXT] = unit, -1
+    queue.value[event] = value
+    if row[B_HEAD] < 0:
+        row[B_HEAD] = event
+    else:
+        queue.event[row[B_TAIL], E_NEXT] = event
+    row[B_TAIL] = event
+    row[B_COUNT] += 1
+
+
+@_compiled
+def _release(queue, at, batch):
+    """Give a batch back when its last delivery is over."""
+    row = queue.batch[batch]
+    row[B_REFERENCES] -= 1
+    if row[B_REFERENCES] > 0:
+        return
+    queue.event[row[B_TAIL], E_NEXT] = at[A_FREE_EVENT]
+    at[A_FREE_EVENT] = row[B_HEAD]
+    at[A_FREE_EVENTS] += row[B_COUNT]
+    row[B_HEAD] = at[A_FREE_BATCH]
+    at[A_FREE_BATCH] = batch
+    at[A_FREE_BATCHES] += 1
+
+
+# ------------------------------------------------------------------------------------------------------- membranes
+
+
+@_compiled
+def _parameter(timing, p, column, unit):
+    return timing.real[timing.pop[p, column] + timing.pop[p, column + 1] * unit]
+
+
+@_compiled
+def _driven(timing, cells, p, unit):
+    """The constant drive of a neuron, per microsecond; none where it comes in pulses."""
+    place = timing.pop[p, T_DRIVE]
+    return cells.drive[place + unit] if place >= 0 and not timing.pop[p, T_FLAGS] & FLAG_BIAS_PULSES else 0.0
+
+
+@_compiled
+def _evolved(timing, p, unit, v, drive, elapsed):
+    """A membrane after `elapsed` microseconds without arrivals: the closed form, each of its terms to rounding."""
+    if elapsed <= 0:
+        return v
+    if timing.pop[p, T_FLAGS] & FLAG_LEAKS:
+        tau, rest = _parameter(timing, p, T_TAU, unit), _parameter(timing, p, T_REST, unit)
+        x = elapsed / tau
+        if drive == 0 and rest == 0:
+            return v * math.exp(-x)
+        return v * math.exp(-x) - (rest + drive * tau) * math.expm1(-x)
+    return v + drive * elapsed if drive != 0 else v
+
+
+@_compiled
+def _membrane(plan, timing, cells, p, unit, now):
+    """The membrane (readout: the sum) of a neuron at `now`, without what arrives in this instant."""
+    at = plan.pop[p, P_UNIT] + unit
+    since = max(cells.last[at], 0.0)
+    v, drive = np.float64(cells.v[at]), _driven(timing, cells, p, unit)
+    flags, until = timing.pop[p, T_FLAGS], timing.pop[p, T_UNTIL]
+    if until >= 0 and flags & FLAG_DISCARD and cells.until[until + unit] > since:
+        rested = min(cells.until[until + unit], now)
+        v = _evolved(timing, p, unit, v, 0.0, rested - since)
+        since = rested
+    v = _evolved(timing, p, unit, v, drive, now - since)
+    return max(v, _parameter(timing, p, T_FLOOR, unit)) if flags & FLAG_SPIKES else v
+
+
+@_compiled
+def _crossing(plan, timing, cells, p, unit, now):
+    """When a neuron that nothing arrives at reaches its threshold; it stands at `now` and has `last` = now."""
+    v = np.float64(cells.v[plan.pop[p, P_UNIT] + unit])
+    fire, threshold = _parameter(timing, p, T_FIRE, unit), _parameter(timing, p, T_THRESHOLD, unit)
+    until = timing.pop[p, T_UNTIL]
+    if until >= 0 and cells.until[until + unit] > now:
+        end = cells.until[until + unit]
+        v = _membrane(plan, timing, cells, p, unit, end)
+        now = end
+    if v >= fire:
+        return now
+    drive = _driven(timing, cells, p, unit)
+    if timing.pop[p, T_FLAGS] & FLAG_LEAKS:
+        tau = _parameter(timing, p, T_TAU, unit)
+        beyond = _parameter(timing, p, T_REST, unit) + drive * tau - threshold
+        return now + tau * math.log1p((threshold - v) / beyond) if beyond > 0 else INFINITE
+    return now + (threshold - v) / drive if drive > 0 else INFINITE
+
+
+@_compiled
+def _set_alarm(plan, timing, state, p, unit, now):
+    """Predict a neuron's crossing and see to it that an alarm rings no later."""
+    cells, at = state.cells, state.at
+    place = timing.pop[p, T_ALARM] + unit
+    time = _crossing(plan, timing, cells, p, unit, now)
+    cells.cross[place] = time
+    if time < cells.alarm[place]:
+        at[A_STALE] += cells.alarm[place] < INFINITE
+        cells.alarm[place] = time
+        cells.generation[place] += 1
+        _push(state.queue, at, time, 2 * timing.pop[p, T_ORDER] + 1, CROSSING + place, cells.generation[place])
+
+
+@_compiled
+def _ring(plan, timing, state, p, place, generation, now):
+    """An alarm rings: a crossing, a false alarm that is set again, or a stale one."""
+    cells, at = state.cells, state.at
+    if cells.generation[place] != generation:
+        at[A_STALE] -= 1
+        return
+    cells.alarm[place] = INFINITE
+    if cells.cross[place] <= now:
+        unit = place - timing.pop[p, T_ALARM]
+        cells.cross[place] = -1.0
+        cells.crossed[at[A_CROSSED]] = unit
+        at[A_CROSSED] += 1
+        _due(timing, state, p)
+    elif cells.cross[place] < INFINITE:
+        cells.alarm[place] = cells.cross[place]
+        cells.generation[place] += 1
+        rank = 2 * timing.pop[p, T_ORDER] + 1
+        _push(state.queue, at, cells.cross[place], rank, CROSSING + place, cells.generation[place])
+
+
+@_compiled
+def _due(timing, state, p):
+    """A population takes its turn in this instant."""
+    order = timing.pop[p, T_ORDER]
+    state.cells.waiting[order] = 1
+    state.at[A_LOW] = min(state.at[A_LOW], order)
+
+
+# -------------------------------------------------------------------------------------------------------- delivery
+
+
+@_compiled
+def _touch(cells, at, start, length):
+    """Note that something arrived at a segment of the population."""
+    if cells.span[start] == 0:
+        cells.starts[at[A_SEGMENTS]] = start
+        at[A_SEGMENTS] += 1
+    cells.span[start] = max(cells.span[start], length)
+
+
+@_compiled
+def _apply(plan, timing, state, c, unit, value, now):
+    """Add one event to the target's register. Returns (added, dropped)."""
+    con, cells, at, real, runs = plan.con[c], state.cells, state.at, plan.real, plan.runs
+    register = cells.register
+    channels = plan.pop[con[C_SOURCE], P_CHANNELS]
+    position = unit // channels
+    number = unit - position * channels
+    op, group = con[C_OP], 0
+    careful = con[C_CAREFUL] and timing.pulse == 0
+    if op == OP_RUNS and con[C_COEFFICIENT] < 0 and not careful:
+        weights, place = con[C_WEIGHT] + number * con[C_ROW], con[C_POINTER] + position
+        if con[C_GROUP_IN] > 0:
+            group = (number + con[C_CHANNEL_SHIFT]) // con[C_GROUP_IN] * con[C_GROUP_OUT]
+        added = 0
+        for r in range(plan.whole[place], plan.whole[place + 1]):
+            start, length = group + runs[r, 0], np.int64(runs[r, 2])
+            first = weights + runs[r, 1]
+            if value == 1:
+                for i in range(length):
+                    register[start + i] += real[first + i]
+            else:
+                for i in range(length):
+                    register[start + i] += value * real[first + i]
+            _touch(cells, at, start, length)
+            added += length
+        return added, 0
+    origin = plan.whole[con[C_POINTER]]
+    place = con[C_POINTER] + (unit if op == OP_SPARSE else position)
+    until = timing.pop[con[C_TARGET], T_UNTIL]
+    added = dropped = 0
+    for r in range(plan.whole[place], plan.whole[place + 1]):
+        start, weight, length = np.int64(runs[r, 0]), con[C_WEIGHT], 1
+        if op == OP_RUNS:
+            if con[C_GROUP_IN] > 0:
+                start += (number + con[C_CHANNEL_SHIFT]) // con[C_GROUP_IN] * con[C_GROUP_OUT]
+            weight += number * con[C_ROW] + runs[r, 1]
+            length = np.int64(runs[r, 2])
+        elif op == OP_UNITS:
+            start = start * con[C_CHANNELS_OUT] + number + con[C_CHANNEL_SHIFT]
+            weight += number
+        else:
+            weight += r - origin
+        for i in range(length):
+            if careful and cells.until[until + start + i] >= now:
+                dropped += 1
+                continue
+            amount = real[weight + i]
+            if con[C_COEFFICIENT] >= 0:
+                amount *= real[con[C_COEFFICIENT] + r - origin]
+            register[start + i] += amount if value == 1 else value * amount
+            added += 1
+            _touch(cells, at, start + i, 1)
+    return added, dropped
+
+
+@_compiled
+def _fan(plan, c, unit):
+    """Taps of one event, from the fan-out tables: (structural, effective, pool)."""
+    con, whole = plan.con[c], plan.whole
+    position = unit // plan.pop[con[C_SOURCE], P_CHANNELS]
+    place = unit if con[C_OP] == OP_SPARSE else position
+    structural = whole[con[C_FAN] + place]
+    effective = whole[con[C_EFFECTIVE] + unit] if con[C_EFFECTIVE] >= 0 else structural
+    pool = whole[con[C_POOL_FAN] + place] if con[C_POOL_FAN] >= 0 else 0
+    return structural, effective, pool
+
+
+@_compiled
+def _book_emitted(plan, books, c, b, unit, times):
+    """Book the taps of an event when it is emitted, or found in flight. Every instant is a tick of its own."""
+    structural, effective, pool = _fan(plan, c, unit)
+    main, side = books.taps[c, MAIN, b], books.taps[c, POOL, b]
+    main[STRUCTURAL] += structural
+    main[UNITS] += structural * times
+    main[EFFECTIVE] += effective
+    main[PER_TICK] += effective
+    side[STRUCTURAL] += pool
+    side[UNITS] += pool * times
+    side[EFFECTIVE] += pool
+    side[PER_TICK] += pool
+
+
+@_compiled
+def _deliver(plan, timing, state, c, batch, ending, now):
+    """A delivery's moment. ending: of its pulse, which takes back the current the batch has brought.
+
+    Returns False when a neuron that is tested at once runs away.
+    """
+    con, queue, books = plan.con[c], state.queue, state.books
+    row = queue.batch[batch]
+    p = con[C_SOURCE]
+    spikes = timing.pop[p, T_FLAGS] & FLAG_SPIKES
+    counting = books.taps.size > 0
+    added = dropped = pools = 0
+    event = row[B_HEAD]
+    while event >= 0:
+        unit, value = queue.event[event, E_UNIT], queue.value[event]
+        got, lost = _apply(plan, timing, state, c, unit, -value if ending else value, now)
+        if counting and not ending:
+            if con[C_PLAIN] and row[B_BIN] >= 0:
+                main = books.taps[c, MAIN, row[B_BIN]]
+                main[STRUCTURAL] += got
+                main[UNITS] += got * np.int64(value) if spikes else got
+                main[EFFECTIVE] += got
+                main[PER_TICK] += got
+            if con[C_BY_TABLE] or con[C_POOL_FAN] >= 0:
+                structural, _, pool = _fan(plan, c, unit)
+                pools += pool
+                if con[C_BY_TABLE]:
+                    got = structural
+        added += got
+        dropped += lost
+        event = queue.event[event, E_NEXT]
+        if timing.serial and not _turn(plan, timing, state, con[C_TARGET], now):
+            return False
+    if not ending:
+        b = state.at[A_BIN]
+        if counting:
+            books.taps[c, MAIN, b, DELIVERED] += added
+            books.taps[c, MAIN, b, DROPPED] += dropped
+            books.taps[c, POOL, b, DELIVERED] += pools
+        if con[C_SYNOPS]:
+            books.synops[b] += added
+            state.at[A_SPENT] += added
+    _release(queue, state.at, batch)
+    if state.at[A_SEGMENTS] > 0:
+        _due(timing, state, con[C_TARGET])
+    return True
+
+
+@_compiled
+def _announce(plan, timing, state, p, batch, now):
+    """Book a batch that was just emitted, record it, and queue it on every outgoing connection."""
+    queue, books, at = state.queue, state.books, state.at
+    row = queue.batch[batch]
+    b = at[A_BIN]
+    spikes = timing.pop[p, T_FLAGS] & FLAG_SPIKES
+    units = 0
+    event = row[B_HEAD]
+    while event >= 0:
+        unit = queue.event[event, E_UNIT]
+        times = np.int64(queue.value[event]) if spikes else 1
+        units += times
+        if books.sources.size > 0:
+            books.sources[0, plan.pop[p, P_UNIT] + unit] += 1
+            books.sources[1, plan.pop[p, P_UNIT] + unit] += times
+        if p == plan.misc[M_OUTPUT]:
+            books.counts[unit] += times
+        if plan.pop[p, P_RECORD]:
+            n = at[A_RECORDED]
+            state.record.time[n] = now
+            state.record.place[n, 0], state.record.place[n, 1] = p, unit
+            state.record.value[n] = queue.value[event]
+            at[A_RECORDED] = n + 1
+        if books.taps.size > 0:
+            for k in range(plan.pop[p, P_FIRST_OUT], plan.pop[p, P_LAST_OUT]):
+                if not plan.con[plan.whole[k], C_PLAIN]:
+                    _book_emitted(plan, books, plan.whole[k], b, unit, times)
+        event = queue.event[event, E_NEXT]
+    books.events[p, b, EVENTS] += row[B_COUNT]
+    books.events[p, b, EVENT_UNITS] += units
+    row[B_REFERENCES] = 1
+    for k in range(plan.pop[p, P_FIRST_OUT], plan.pop[p, P_LAST_OUT]):
+        c = plan.whole[k]
+        target = timing.pop[plan.con[c, C_TARGET]]
+        row[B_REFERENCES] += 1
+        _push(queue, at, now + timing.delay[c], 2 * target[T_ORDER], 2 * c, batch)
+        if target[T_FLAGS] & FLAG_CURRENT:
+            row[B_REFERENCES] += 1
+            end = now + timing.delay[c] + timing.pulse
+            _push(queue, at, end, 2 * target[T_ORDER], 2 * c + 1, batch)
+    _release(queue, at, batch)
+
+
+# ---------------------------------------------------------------------------------------------------------- a turn
+
+
+@_compiled
+def _fire(plan, timing, state, p, unit, v, now):
+    """A spike, and the reset: again and again until the membrane is below threshold. Returns False on a runaway."""
+    cells, at = state.cells, state.at
+    fire, flags = _parameter(timing, p, T_FIRE, unit), timing.pop[p, T_FLAGS]
+    times, until = 1, timing.pop[p, T_UNTIL]
+    if flags & FLAG_HARD:
+        v = _parameter(timing, p, T_RESET, unit)
+    else:
+        amount = _parameter(timing, p, T_AMOUNT, unit)
+        v -= amount
+        while v >= fire and until < 0:
+            v -= amount
+            times += 1
+            if times > MAX_MULTIPLICITY:
+                return False
+    if until >= 0:
+        cells.until[until + unit] = now + _parameter(timing, p, T_REFRACTORY, unit)
+    cells.v[plan.pop[p, P_UNIT] + unit] = v
+    n = at[A_FIRED]
+    cells.fired[n, 0], cells.fired[n, 1] = unit, times
+    at[A_FIRED] = n + 1
+    return True
+
+
+@_compiled
+def _turn_plain(plan, timing, state, p, now):
+    """Neurons that do nothing between arrivals, all of one kind: add, clamp, test. Returns (updated, sound)."""
+    cells, base = state.cells, plan.pop[p, P_UNIT]
+    v, last, register = cells.v, cells.last, cells.register
+    gain, fire = _parameter(timing, p, T_GAIN, 0), _parameter(timing, p, T_FIRE, 0)
+    floor = _parameter(timing, p, T_FLOOR, 0)
+    updated = 0
+    for s in range(state.at[A_SEGMENTS]):
+        start = cells.starts[s]
+        length = cells.span[start]
+        cells.span[start] = 0
+        over = 0
+        for i in range(start, start + length):
+            u = max(v[base + i] + gain * register[i], floor)
+            v[base + i] = u
+            register[i] = 0
+            over += v[base + i] >= fire
+            updated += last[base + i] != now
+            last[base + i] = now
+        if over > 0:
+            for i in range(start, start + length):
+                if v[base + i] >= fire and not _fire(plan, timing, state, p, i, np.float64(v[base + i]), now):
+                    return updated, False
+    return updated, True
+
+
+@_compiled
+def _turn_general(plan, timing, state, p, now):
+    """Every neuron there is, one at a time: its exact membrane, what arrived, the test, the next crossing."""
+    cells, at, base = state.cells, state.at, plan.pop[p, P_UNIT]
+    flags, alarmed, until = timing.pop[p, T_FLAGS], timing.pop[p, T_ALARM], timing.pop[p, T_UNTIL]
+    updated = 0
+    for s in range(at[A_SEGMENTS]):
+        start = cells.starts[s]
+        length = cells.span[start]
+        cells.span[start] = 0
+        for i in range(start, start + length):
+            u = _membrane(plan, timing, cells, p, i, now)
+            if flags & FLAG_CURRENT:
+                cells.drive[timing.pop[p, T_DRIVE] + i] += (
+                    _parameter(timing, p, T_GAIN, i) * cells.register[i] / timing.pulse
+                )
+            else:
+                u = max(u + _parameter(timing, p, T_GAIN, i) * cells.register[i], _parameter(timing, p, T_FLOOR, i))
+            cells.register[i] = 0
+            updated += cells.last[base + i] != now
+            cells.last[base + i] = now
+            cells.v[base + i] = u
+            free = until < 0 or cells.until[until + i] <= now
+            if free and u >= _parameter(timing, p, T_FIRE, i) and not _fire(plan, timing, state, p, i, u, now):
+                return updated, False
+            if alarmed >= 0:
+                _set_alarm(plan, timing, state, p, i, now)
+    for n in range(at[A_CROSSED]):
+        i = cells.crossed[n]
+        if cells.cross[alarmed + i] != -1.0:
+            continue  # something arrived in the same instant, and came first
+        u = _parameter(timing, p, T_THRESHOLD, i)
+        since = max(cells.last[base + i], 0.0)
+        if since == now or (until >= 0 and cells.until[until + i] == now):  # it was there before it could fire
+            u = max(u, _membrane(plan, timing, cells, p, i, now))
+        updated += cells.last[base + i] != now
+        cells.last[base + i] = now
+        if not _fire(plan, timing, state, p, i, u, now):
+            return updated, False
+        _set_alarm(plan, timing, state, p, i, now)
+    return updated, True
+
+
+@_compiled
+def _add_up(plan, timing, state, p, now):
+    """A readout takes what arrived. Returns the units updated."""
+    cells, base = state.cells, plan.pop[p, P_UNIT]
+    updated = 0
+    for s in range(state.at[A_SEGMENTS]):
+        start = cells.starts[s]
+        length = cells.span[start]
+        cells.span[start] = 0
+        for i in range(start, start + length):
+            cells.v[base + i] = _membrane(plan, timing, cells, p, i, now) + cells.register[i]
+            cells.register[i] = 0
+            updated += cells.last[base + i] != now
+            cells.last[base + i] = now
+    return updated
+
+
+@_compiled
+def _reached(state):
+    """The units of all segments in rising order, each once, in `fired`. Returns how many."""
+    cells, at = state.cells, state.at
+    cells.starts[: at[A_SEGMENTS]].sort()
+    n, end = 0, 0
+    for s in range(at[A_SEGMENTS]):
+        start = cells.starts[s]
+        last = start + cells.span[start]
+        cells.span[start] = 0
+        for unit in range(max(start, end), last):
+            cells.fired[n, 0] = unit
+            n += 1
+        end = max(end, last)
+    return n
+
+
+@_compiled
+def _turn(plan, timing, state, p, now):
+    """A population's turn: take what arrived in this instant, fire, emit. Returns False when a neuron runs away."""
+    cells, queue, at = state.cells, state.queue, state.at
+    flags = timing.pop[p, T_FLAGS]
+    at[A_FIRED] = 0
+    updated, sound = 0, True
+    if flags & FLAG_FORWARDS:
+        n = _reached(state)
+        at[A_SEGMENTS] = 0
+        if n > 0:
+            batch = _new_batch(queue, at, at[A_BIN])
+            for k in range(n):
+                unit = cells.fired[k, 0]
+                _append(queue, at, batch, unit, cells.register[unit])
+                cells.register[unit] = 0
+            _announce(plan, timing, state, p, batch, now)
+        return True
+    if flags & FLAG_INTEGRATES:
+        updated = _add_up(plan, timing, state, p, now)
+    elif flags & FLAG_PLAIN and at[A_CROSSED] == 0:
+        updated, sound = _turn_plain(plan, timing, state, p, now)
+    else:
+        updated, sound = _turn_general(plan, timing, state, p, now)
+    at[A_SEGMENTS] = at[A_CROSSED] = 0
+    state.books.events[p, at[A_BIN], UPDATES] += updated
+    n = at[A_FIRED]
+    if n > 0:
+        if n > 1:
+            _sort(cells.fired, n)
+        batch = _new_batch(queue, at, at[A_BIN])
+        for k in range(n):
+            _append(queue, at, batch, cells.fired[k, 0], cells.fired[k, 1])
+        _announce(plan, timing, state, p, batch, now)
+    if p == plan.misc[M_OUTPUT] and (n > 0 or flags & FLAG_INTEGRATES):
+        at[A_ASK] = 1
+    return sound
+
+
+@_compiled
+def _sort(fired, n):
+    """Spikes by unit: they come nearly sorted, in runs."""
+    for k in range(1, n):
+        unit, times = fired[k, 0], fired[k, 1]
+        j = k - 1
+        while j >= 0 and fired[j, 0] > unit:
+            fired[j + 1, 0], fired[j + 1, 1] = fired[j, 0], fired[j, 1]
+            j -= 1
+        fired[j + 1, 0], fired[j + 1, 1] = unit, times
+
+
+@_compiled
+def _bias_pulse(plan, timing, state, p, now):
+    """What a period's constant drive brings, at its end; and the next one."""
+    cells, size = state.cells, plan.pop[p, P_SIZE]
+    drive, added = cells.drive[timing.pop[p, T_DRIVE] :], 0  # without the gain: the turn applies it
+    for i in range(size):
+        cells.register[i] += drive[i] * timing.period
+        added += drive[i] != 0
+    _touch(cells, state.at, 0, size)
+    state.books.events[p, state.at[A_BIN], BIASES] += added
+    _due(timing, state, p)
+    _push(state.queue, state.at, now + timing.period, 2 * timing.pop[p, T_ORDER], BIAS + p, 0)
+
+
+# --------------------------------------------------------------------------------------------------------- the run
+
+
+@_compiled
+def _answers(plan, timing, state, now, outputs, margins):
+    """The output of every class at `now`."""
+    p = plan.misc[M_OUTPUT]
+    pop = plan.pop[p]
+    places = pop[P_SIZE] // pop[P_CHANNELS]
+    for k in range(pop[P_SIZE]):
+        unit = k % places * pop[P_CHANNELS] + k // places  # an output grid is read channels first
+        if timing.pop[p, T_FLAGS] & FLAG_INTEGRATES:
+            outputs[k] = _membrane(plan, timing, state.cells, p, unit, now)
+        else:
+            outputs[k] = state.books.counts[unit]
+            v = _membrane(plan, timing, state.cells, p, unit, now)
+            margins[k] = v - _parameter(timing, p, T_THRESHOLD, unit)
+
+
+@_compiled
+def _close_bin(plan, timing, state, now):
+    """What the account and the plots know of a bin at its end, or at the stop."""
+    books, b = state.books, state.at[A_BIN]
+    _answers(plan, timing, state, now, books.outputs[b], books.margins[b])
+    books.pending[b] = state.at[A_PEAK]
+    if books.potential.shape[1] > 0:
+        for p in range(len(plan.pop)):
+            first = plan.pop[p, P_POTENTIAL]
+            if first >= 0:
+                for unit in range(plan.pop[p, P_SIZE]):
+                    books.potential[b, first + unit] = _membrane(plan, timing, state.cells, p, unit, now)
+
+
+@_compiled
+def _advance(plan, timing, state, now):
+    """Close the bins that end before or at `now`."""
+    at, clock = state.at, state.clock
+    b = min(np.int64(math.floor((now - clock[X_START]) / timing.tick)), len(state.books.synops) - 1)
+    while at[A_BIN] < b:
+        _close_bin(plan, timing, state, clock[X_START] + (at[A_BIN] + 1) * timing.tick)
+        at[A_BIN] += 1
+        at[A_PEAK] = at[A_HEAP]
+
+
+@_compiled
+def _begin(plan, timing, state, feed):
+    """Bring a state to time 0 of a new sample."""
+    cells, queue, at = state.cells, state.queue, state.at
+    at[:] = 0
+    state.clock[X_TIME] = 0
+    cells.v[:] = 0
+    cells.last[:] = -1
+    cells.drive[:] = 0
+    cells.until[:] = -1
+    cells.alarm[:] = INFINITE
+    cells.cross[:] = INFINITE
+    cells.generation[:] = 0
+    cells.register[:] = 0
+    cells.span[:] = 0
+    cells.waiting[:] = 0
+    state.books.counts[:] = 0
+    for i in range(len(queue.event)):
+        queue.event[i, E_NEXT] = i + 1
+    for i in range(len(queue.batch)):
+        queue.batch[i, B_HEAD] = i + 1
+    at[A_FREE_EVENTS], at[A_FREE_BATCHES] = len(queue.event), len(queue.batch)
+    at[A_LOW] = len(timing.pop)
+    for p in range(len(plan.pop)):
+        if timing.pop[p, T_DRIVE] >= 0:
+            for i in range(plan.pop[p, P_SIZE]):
+                cells.drive[timing.pop[p, T_DRIVE] + i] = _parameter(timing, p, T_CONSTANT, i)
+    if len(feed.pixel) > 0:
+        p = plan.misc[M_INPUT]
+        for k in range(plan.pop[p, P_FIRST_OUT], plan.pop[p, P_LAST_OUT]):
+            _image(plan, timing, state, plan.whole[k], feed)
+    for p in range(len(plan.pop)):
+        if timing.pop[p, T_FLAGS] & FLAG_SPIKES:
+            for i in range(plan.pop[p, P_SIZE]):
+                cells.v[plan.pop[p, P_UNIT] + i] = _parameter(timing, p, T_V0, i)
+                if timing.pop[p, T_ALARM] >= 0:
+                    _set_alarm(plan, timing, state, p, i, 0.0)
+        if timing.pop[p, T_FLAGS] & FLAG_BIAS_PULSES:
+            _push(queue, at, timing.period, 2 * timing.pop[p, T_ORDER], BIAS + p, 0)
+
+
+@_compiled
+def _image(plan, timing, state, c, feed):
+    """Pass an image through a connection: a constant drive of the target."""
+    cells, target = state.cells, plan.con[c, C_TARGET]
+    for n in range(len(feed.pixel)):
+        _apply(plan, timing, state, c, feed.pixel[n], feed.value[n], 0.0)
+    place = timing.pop[target, T_DRIVE]
+    flags = timing.pop[target, T_FLAGS]
+    direct = flags & FLAG_SPIKES and not flags & FLAG_BIAS_PULSES
+    for i in range(plan.pop[target, P_SIZE]):
+        gain = _parameter(timing, target, T_GAIN, i) if direct else 1.0
+        cells.drive[place + i] += gain * cells.register[i] / timing.tick
+        cells.register[i] = 0
+        cells.span[i] = 0
+    state.at[A_SEGMENTS] = 0
+
+
+@_compiled
+def _room(plan, state, p, emitted):
+    """Whether a turn of population p that emits so many events fits into queue and record: RUNNING, FULL or GROW."""
+    at, queue = state.at, state.queue
+    entries = 2 * (plan.pop[p, P_LAST_OUT] - plan.pop[p, P_FIRST_OUT]) + emitted + 2
+    if at[A_HEAP] + entries > len(queue.heap) or at[A_FREE_EVENTS] <= emitted or at[A_FREE_BATCHES] <= 1:
+        return GROW
+    if plan.pop[p, P_RECORD] and at[A_RECORDED] + emitted > len(state.record.value):
+        return FULL
+    return RUNNING
+
+
+@_compiled
+def _feed_in(plan, timing, state, feed, now):
+    """The input's events of this instant. Returns RUNNING, FULL or GROW."""
+    at, p = state.at, plan.misc[M_INPUT]
+    first = last = at[A_INPUT]
+    while last < len(feed.time) and feed.time[last] == now:
+        last += 1
+    if last == first:
+        return RUNNING
+    status = _room(plan, state, p, last - first)
+    if status != RUNNING:
+        return status
+    batch = _new_batch(state.queue, at, at[A_BIN])
+    for n in range(first, last):
+        _append(state.queue, at, batch, feed.unit[n], 1)
+    _announce(plan, timing, state, p, batch, now)
+    at[A_INPUT] = last
+    return RUNNING
+
+
+@_compiled
+def _instant(plan, timing, state, policy, thresholds, scale, size):
+    """What happens in this instant, from where it stands. Returns RUNNING when it is over."""
+    cells, queue, at, now = state.cells, state.queue, state.at, state.clock[X_TIME]
+    orders, watched = len(timing.pop), 2 * timing.pop[plan.misc[M_OUTPUT], T_ORDER] + 1
+    while True:
+        while at[A_LOW] < orders and cells.waiting[at[A_LOW]] == 0:
+            at[A_LOW] += 1
+        due = 2 * at[A_LOW] + 1
+        queued = 2 * orders + 1  # nothing
+        if at[A_HEAP] > 0 and queue.times[0, H_TIME] <= now:
+            queued = queue.heap[0, H_KEY] >> SEQUENCE_BITS
+        if at[A_ASK] and min(due, queued) > watched:
+            if at[A_STAMPED] == len(state.record.asked):
+                return FULL
+            at[A_ASK] = 0
+            n = at[A_STAMPED]
+            _answers(plan, timing, state, now, state.record.outputs[n], state.record.margins[n])
+            state.record.asked[n], state.record.spent[n] = now, at[A_SPENT]
+            at[A_STAMPED] = n + 1
+            if should_stop(policy, thresholds[at[A_BIN]], scale, size, state.record.outputs[n], at[A_SPENT]):
+                return STOPPED
+        if queued <= due:
+            if queued > 2 * orders:
+                return RUNNING
+            target = timing.by_order[queued >> 1]
+            if timing.serial:  # its events are tested one by one
+                left = queue.batch[queue.heap[0, H_ARG], B_COUNT] if queue.heap[0, H_WHAT] < BIAS else 1
+                status = _room(plan, state, target, left * plan.pop[target, P_SIZE])
+                if status != RUNNING:
+                    return status
+            elif at[A_HEAP] + 2 > len(queue.heap):
+                return GROW
+            what, arg = _pop(queue, at)
+            if what < BIAS:
+                if not _deliver(plan, timing, state, what >> 1, arg, what & 1 != 0, now):
+                    return RUNAWAY
+            elif what < CROSSING:
+                _bias_pulse(plan, timing, state, what - BIAS, now)
+            else:
+                _ring(plan, timing, state, target, what - CROSSING, arg, now)
+            continue
+        p = timing.by_order[at[A_LOW]]
+        status = _room(plan, state, p, plan.pop[p, P_SIZE])
+        if status != RUNNING:
+            return status
+        cells.waiting[at[A_LOW]] = 0
+        if not _turn(plan, timing, state, p, now):
+            return RUNAWAY
+        if at[A_STALE] > COMPACT_FROM and 2 * at[A_STALE] > at[A_HEAP]:
+            _sweep(queue, cells, at)
+
+
+@_compiled
+def _left_in_flight(plan, timing, state):
+    """Count the taps of every delivery still queued."""
+    queue, books = state.queue, state.books
+    books.in_flight[:] = 0
+    if books.taps.size == 0:
+        return
+    for i in range(state.at[A_HEAP]):
+        what = queue.heap[i, H_WHAT]
+        if what >= BIAS or what & 1:
+            continue
+        c, batch = what >> 1, queue.heap[i, H_ARG]
+        spikes = timing.pop[plan.con[c, C_SOURCE], T_FLAGS] & FLAG_SPIKES
+        event = queue.batch[batch, B_HEAD]
+        while event >= 0:
+            unit = queue.event[event, E_UNIT]
+            structural, _, pool = _fan(plan, c, unit)
+            books.in_flight[c, MAIN] += structural
+            books.in_flight[c, POOL] += pool
+            if plan.con[c, C_PLAIN] and queue.batch[batch, B_BIN] >= 0:
+                times = np.int64(queue.value[event]) if spikes else 1
+                _book_emitted(plan, books, c, queue.batch[batch, B_BIN], unit, times)
+            event = queue.event[event, E_NEXT]
+
+
+@_entry
+def run(plan, timing, state, feed, policy, thresholds, scale, size, fresh):
+    """Take a sample from where it stands to its stop or to the end of its interval, `state.clock`.
+
+    fresh: a new sample at time 0. Returns STOPPED or HORIZON when the interval is done; FULL when recorded events or
+    answers must be fetched, GROW when the queue needs more room, before it can go on (call again, not fresh); RUNAWAY
+    when a neuron fired more than MAX_MULTIPLICITY times in one instant; STALE when the code was compiled with another
+    version of `kernels_sync`.
+    """
+    if timing.stamp != STAMP:
+        return STALE
+    if fresh:
+        _begin(plan, timing, state, feed)
+    at, clock, queue = state.at, state.clock, state.queue
+    while True:
+        if not at[A_INSIDE]:
+            now = clock[X_END]
+            if at[A_HEAP] > 0:
+                now = min(now, queue.times[0, H_TIME])
+            if at[A_INPUT] < len(feed.time):
+                now = min(now, feed.time[at[A_INPUT]])
+            if now >= clock[X_END]:
+                break
+            _advance(plan, timing, state, now)
+            at[A_INSIDE], at[A_LOW] = 1, len(timing.pop)
+            clock[X_TIME] = now
+        status = _feed_in(plan, timing, state, feed, clock[X_TIME])
+        if status == RUNNING:
+            status = _instant(plan, timing, state, policy, thresholds, scale, size)
+        if status == STOPPED:
+            _close_bin(plan, timing, state, clock[X_TIME])
+        if status != RUNNING:
+            if status == STOPPED:
+                _left_in_flight(plan, timing, state)
+            return status
+        at[A_INSIDE] = 0
+    _advance(plan, timing, state, clock[X_END])
+    _close_bin(plan, timing, state, clock[X_END])
+    clock[X_TIME] = clock[X_END]
+    _left_in_flight(plan, timing, state)
+    return HORIZON
