@@ -21,6 +21,7 @@ from eventsnn.watchdog import Fixed, Policy, StopReason
 from eventsnn.wiring import Pace, Wiring, channels_last
 
 ANSWERS = 1 << 12  # answers a worker holds before it hands them over
+TOGETHER = 256  # events of one position that are delivered together
 BINS = 10_000_000  # of one run's account
 
 
@@ -274,6 +275,8 @@ class Worker:
                 register=np.zeros(largest, self.dtype),
                 span=np.zeros(largest, np.int64),
                 starts=np.zeros(largest, np.int64),
+                channel=np.zeros(TOGETHER, np.int32),
+                value=np.zeros(TOGETHER, self.dtype),
                 fired=np.zeros((largest, 2), np.int64),
                 crossed=np.zeros(largest, np.int64),
                 waiting=np.zeros(len(self.network.populations), np.uint8),

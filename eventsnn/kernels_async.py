@@ -70,11 +70,13 @@ from eventsnn.kernels_sync import (
     STRUCTURAL,
     UNITS,
     UPDATES,
+    _add_rows,
+    _mac_rows,
     should_stop,
 )
 
-_entry = njit(cache=True, nogil=True, error_model="numpy")
-_compiled = njit(nogil=True, error_model="numpy")
+_entry = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+_compiled = njit(nogil=True, error_model="numpy", _nrt=False)
 STAMP = int.from_bytes(hashlib.sha256(Path(kernels_sync.__file__).read_bytes()).digest()[:7], "big")
 
 # ------------------------------------------------------------------------------------------- layout of the tables
@@ -182,6 +184,8 @@ class Cells(NamedTuple):
     register: Any  # of the population whose arrivals are being delivered
     span: Any  # int64 by unit: length of the segment that starts there, 0 for none
     starts: Any  # int64, first units of the segments that something arrived at
+    channel: Any  # int32, and
+    value: Any  # of the events of one position that are being delivered
     fired: Any  # (n, 2) int64: unit, multiplicity; the spikes of this turn
     crossed: Any  # int64, units whose alarm rang
     waiting: Any  # uint8 by order: a turn is due
@@ -500,32 +504,45 @@ def _touch(cells, at, start, length):
 
 
 @_compiled
-def _apply(plan, timing, state, c, unit, value, now):
-    """Add one event to the target's register. Returns (added, dropped)."""
+def _apply_rows(plan, state, c, position, count):
+    """Add `count` events of one position, their channels and values in scratch, by whole rows. Returns the additions."""
     con, cells, at, real, runs = plan.con[c], state.cells, state.at, plan.real, plan.runs
-    register = cells.register
+    channel, value = cells.channel, cells.value
+    place = con[C_POINTER] + position
+    r0, r1 = plan.whole[place], plan.whole[place + 1]
+    added = first = 0
+    while first < count:
+        shift, last = 0, count
+        if con[C_GROUP_IN] > 0:  # events of one convolution group share their target channels
+            group = (channel[first] + con[C_CHANNEL_SHIFT]) // con[C_GROUP_IN]
+            last = first + 1
+            while last < count and (channel[last] + con[C_CHANNEL_SHIFT]) // con[C_GROUP_IN] == group:
+                last += 1
+            shift = group * con[C_GROUP_OUT]
+        single = True
+        for n in range(first, last):
+            single &= value[n] == 1
+        for r in range(r0, r1):
+            start, offset = shift + np.int64(runs[r, 0]), con[C_WEIGHT] + np.int64(runs[r, 1])
+            length = np.int64(runs[r, 2])
+            if single:
+                _add_rows(cells.register, start, real, channel, value, first, last, con[C_ROW], offset, length)
+            else:
+                _mac_rows(cells.register, start, real, channel, value, first, last, con[C_ROW], offset, length)
+            _touch(cells, at, start, length)
+            added += length * (last - first)
+        first = last
+    return added
+
+
+@_compiled
+def _apply_singly(plan, timing, state, c, unit, value, now):
+    """Add one event to the target's register, unit by unit. Returns (added, dropped)."""
+    con, cells, at, real, runs = plan.con[c], state.cells, state.at, plan.real, plan.runs
     channels = plan.pop[con[C_SOURCE], P_CHANNELS]
     position = unit // channels
     number = unit - position * channels
-    op, group = con[C_OP], 0
-    careful = con[C_CAREFUL] and timing.pulse == 0
-    if op == OP_RUNS and con[C_COEFFICIENT] < 0 and not careful:
-        weights, place = con[C_WEIGHT] + number * con[C_ROW], con[C_POINTER] + position
-        if con[C_GROUP_IN] > 0:
-            group = (number + con[C_CHANNEL_SHIFT]) // con[C_GROUP_IN] * con[C_GROUP_OUT]
-        added = 0
-        for r in range(plan.whole[place], plan.whole[place + 1]):
-            start, length = group + runs[r, 0], np.int64(runs[r, 2])
-            first = weights + runs[r, 1]
-            if value == 1:
-                for i in range(length):
-                    register[start + i] += real[first + i]
-            else:
-                for i in range(length):
-                    register[start + i] += value * real[first + i]
-            _touch(cells, at, start, length)
-            added += length
-        return added, 0
+    op, careful = con[C_OP], con[C_CAREFUL] and timing.pulse == 0
     origin = plan.whole[con[C_POINTER]]
     place = con[C_POINTER] + (unit if op == OP_SPARSE else position)
     until = timing.pop[con[C_TARGET], T_UNTIL]
@@ -549,10 +566,38 @@ def _apply(plan, timing, state, c, unit, value, now):
             amount = real[weight + i]
             if con[C_COEFFICIENT] >= 0:
                 amount *= real[con[C_COEFFICIENT] + r - origin]
-            register[start + i] += amount if value == 1 else value * amount
+            cells.register[start + i] += amount if value == 1 else value * amount
             added += 1
             _touch(cells, at, start + i, 1)
     return added, dropped
+
+
+@_compiled
+def _apply(plan, timing, state, c, event, ending, now):
+    """Add an event, and the following ones that share its position, to the target's register.
+
+    Returns (added, dropped, the event behind them). ending: see `_deliver`.
+    """
+    con, queue, cells = plan.con[c], state.queue, state.cells
+    unit = queue.event[event, E_UNIT]
+    if con[C_OP] != OP_RUNS or con[C_COEFFICIENT] >= 0 or (con[C_CAREFUL] and timing.pulse == 0):
+        value = queue.value[event]
+        added, dropped = _apply_singly(plan, timing, state, c, unit, -value if ending else value, now)
+        return added, dropped, queue.event[event, E_NEXT]
+    channels = plan.pop[con[C_SOURCE], P_CHANNELS]
+    position = unit // channels
+    first, count = position * channels, 0
+    while True:
+        cells.channel[count] = unit - first
+        cells.value[count] = -queue.value[event] if ending else queue.value[event]
+        count += 1
+        event = queue.event[event, E_NEXT]
+        if event < 0 or timing.serial or count == len(cells.channel):
+            break
+        unit = queue.event[event, E_UNIT]
+        if unit < first or unit >= first + channels:
+            break
+    return _apply_rows(plan, state, c, position, count), 0, event
 
 
 @_compiled
@@ -592,29 +637,30 @@ def _deliver(plan, timing, state, c, batch, ending, now):
     row = queue.batch[batch]
     p = con[C_SOURCE]
     spikes = timing.pop[p, T_FLAGS] & FLAG_SPIKES
-    counting = books.taps.size > 0
-    added = dropped = pools = 0
+    counting = books.taps.size > 0 and not ending
+    added = dropped = pools = structural = 0
     event = row[B_HEAD]
     while event >= 0:
-        unit, value = queue.event[event, E_UNIT], queue.value[event]
-        got, lost = _apply(plan, timing, state, c, unit, -value if ending else value, now)
-        if counting and not ending:
-            if con[C_PLAIN] and row[B_BIN] >= 0:
-                main = books.taps[c, MAIN, row[B_BIN]]
-                main[STRUCTURAL] += got
-                main[UNITS] += got * np.int64(value) if spikes else got
-                main[EFFECTIVE] += got
-                main[PER_TICK] += got
-            if con[C_BY_TABLE] or con[C_POOL_FAN] >= 0:
-                structural, _, pool = _fan(plan, c, unit)
-                pools += pool
-                if con[C_BY_TABLE]:
-                    got = structural
+        got, lost, following = _apply(plan, timing, state, c, event, ending, now)
         added += got
         dropped += lost
-        event = queue.event[event, E_NEXT]
+        if counting and (con[C_BY_TABLE] or con[C_POOL_FAN] >= 0 or (con[C_PLAIN] and spikes)):
+            while event != following:
+                taps, _, pool = _fan(plan, c, queue.event[event, E_UNIT])
+                structural += taps * (np.int64(queue.value[event]) - 1 if con[C_PLAIN] and spikes else 1)
+                pools += pool
+                event = queue.event[event, E_NEXT]
+        event = following
         if timing.serial and not _turn(plan, timing, state, con[C_TARGET], now):
             return False
+    if counting and con[C_PLAIN] and row[B_BIN] >= 0:
+        main = books.taps[c, MAIN, row[B_BIN]]
+        main[STRUCTURAL] += added
+        main[UNITS] += added + structural
+        main[EFFECTIVE] += added
+        main[PER_TICK] += added
+    if con[C_BY_TABLE]:
+        added = structural
     if not ending:
         b = state.at[A_BIN]
         if counting:
@@ -707,24 +753,29 @@ def _turn_plain(plan, timing, state, p, now):
     """Neurons that do nothing between arrivals, all of one kind: add, clamp, test. Returns (updated, sound)."""
     cells, base = state.cells, plan.pop[p, P_UNIT]
     v, last, register = cells.v, cells.last, cells.register
-    gain, fire = _parameter(timing, p, T_GAIN, 0), _parameter(timing, p, T_FIRE, 0)
-    floor = _parameter(timing, p, T_FLOOR, 0)
+    kind = v.dtype.type
+    gain, fire = kind(_parameter(timing, p, T_GAIN, 0)), kind(_parameter(timing, p, T_FIRE, 0))
+    floor = kind(_parameter(timing, p, T_FLOOR, 0))
     updated = 0
     for s in range(state.at[A_SEGMENTS]):
         start = cells.starts[s]
         length = cells.span[start]
         cells.span[start] = 0
+        first, end = base + start, base + start + length
+        membrane, arrived, touched = v[first:end], register[start : start + length], last[first:end]
         over = 0
-        for i in range(start, start + length):
-            u = max(v[base + i] + gain * register[i], floor)
-            v[base + i] = u
-            register[i] = 0
-            over += v[base + i] >= fire
-            updated += last[base + i] != now
-            last[base + i] = now
-        if over > 0:
-            for i in range(start, start + length):
-                if v[base + i] >= fire and not _fire(plan, timing, state, p, i, np.float64(v[base + i]), now):
+        for i in range(length):
+            u = membrane[i] + gain * arrived[i]
+            u = u if u > floor else floor
+            membrane[i] = u
+            arrived[i] = 0
+            over |= u >= fire
+        for i in range(length):
+            updated += touched[i] != now
+            touched[i] = now
+        if over:
+            for i in range(length):
+                if membrane[i] >= fire and not _fire(plan, timing, state, p, start + i, np.float64(membrane[i]), now):
                     return updated, False
     return updated, True
 
@@ -793,7 +844,12 @@ def _add_up(plan, timing, state, p, now):
 def _reached(state):
     """The units of all segments in rising order, each once, in `fired`. Returns how many."""
     cells, at = state.cells, state.at
-    cells.starts[: at[A_SEGMENTS]].sort()
+    for k in range(1, at[A_SEGMENTS]):  # they come nearly sorted
+        start, j = cells.starts[k], k - 1
+        while j >= 0 and cells.starts[j] > start:
+            cells.starts[j + 1] = cells.starts[j]
+            j -= 1
+        cells.starts[j + 1] = start
     n, end = 0, 0
     for s in range(at[A_SEGMENTS]):
         start = cells.starts[s]
@@ -961,7 +1017,7 @@ def _image(plan, timing, state, c, feed):
     """Pass an image through a connection: a constant drive of the target."""
     cells, target = state.cells, plan.con[c, C_TARGET]
     for n in range(len(feed.pixel)):
-        _apply(plan, timing, state, c, feed.pixel[n], feed.value[n], 0.0)
+        _apply_singly(plan, timing, state, c, feed.pixel[n], feed.value[n], 0.0)
     place = timing.pop[target, T_DRIVE]
     flags = timing.pop[target, T_FLAGS]
     direct = flags & FLAG_SPIKES and not flags & FLAG_BIAS_PULSES

@@ -281,9 +281,12 @@ class Membrane:
         return fired, "arrival" if accepted else "expiry" if expired else "crossing"
 
     def fire(self, time: Time, certain: bool) -> int:
-        """Fires and resets until below. certain: a predicted crossing, which is no matter of rounding."""
+        """Fires and resets: until below, or once if it is refractory then.
+
+        certain: a predicted crossing, which is no matter of rounding.
+        """
         cell, fired = self.cell, 0
-        while certain or self.reaches():
+        while (fired == 0 or cell.t_ref == 0) and (certain or self.reaches()):
             certain = False
             fired += 1
             if cell.amount is None:

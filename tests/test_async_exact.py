@@ -245,7 +245,7 @@ def fine_steps(network: Network, events, duration_us: int, h: float) -> dict[tup
                     v = v if m.v_min is None else np.where(hit, np.maximum(v, m.v_min), v)
                 able = step >= until
                 out = np.zeros(size)
-                while np.any(over := able & (v >= m.threshold)):
+                while np.any(over := able & (v >= m.threshold) & ((out == 0) | (m.refractory == 0))):
                     out += over
                     v = np.where(over, v - m.subtracts if m.reset == "subtract" else m.reset_value, v)
                 until = np.where(out > 0, step + round(m.refractory * tick / h), until)
