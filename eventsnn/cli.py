@@ -6,7 +6,7 @@ import json
 import math
 import re
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,9 +34,16 @@ CIFAR_SHAPE = (3, 32, 32)
 CONVERTED_TICKS = 64  # of a converted network, unless it is told
 
 # options that several commands have
-Keys = Annotated[str | None, typer.Option(help="names of the arrays in the input file, as images,labels")]
+Keys = Annotated[
+    str | None,
+    typer.Option(
+        help="names of the arrays in the input file, as images,labels; NAME=NUMBER chooses samples; of recordings also "
+        "chip=davis346, unit=s, zero=first|file, sort=time"
+    ),
+]
 Layout = Annotated[str | None, typer.Option(help="axes of the images, chw or hwc, where both fit")]
 Tick = Annotated[str | None, typer.Option(help="length of a tick for event input, as 1ms, 500us or 0.001")]
+INPUT = "images or events: .npz, .npy, .h5 (SHD too), .aedat, .csv, N-MNIST .bin, CIFAR"
 
 
 def main() -> None:
@@ -68,15 +75,40 @@ def _fail(sentence: str, code: int) -> None:
 @app.command()
 def simulate(
     weights: Annotated[Path | None, typer.Option(help="network file; default: the packaged digits network")] = None,
-    input: Annotated[Path | None, typer.Option(help="images or events; default: the packaged held-out digits")] = None,
+    input: Annotated[Path | None, typer.Option(help=f"{INPUT}; default: the packaged held-out digits")] = None,
     keys: Keys = None,
     layout: Layout = None,
-    mode: Annotated[str, typer.Option(help="sync: whole ticks, the timing of a PyTorch loop")] = "sync",
+    mode: Annotated[
+        str, typer.Option(help="sync: whole ticks, the timing of a PyTorch loop; async: continuous time")
+    ] = "sync",
     encoding: Annotated[
         str | None, typer.Option(help="how images enter: direct, rate, latency; default: the network's")
     ] = None,
     ticks: Annotated[int | None, typer.Option(help="longest run in ticks; default: the network's")] = None,
     tick: Tick = None,
+    duration: Annotated[str | None, typer.Option(help="longest run of mode async, as 300ms or 0.3")] = None,
+    ties: Annotated[
+        str, typer.Option(help="mode async: test a neuron after all arrivals of an instant (together) or each (serial)")
+    ] = "together",
+    pulse: Annotated[
+        str | None, typer.Option(help="mode async: events act as currents that last so long, as 1ms, not as jumps")
+    ] = None,
+    bias_period: Annotated[
+        str | None, typer.Option(help="mode async: biases of wide layers come in pulses that far apart, as 1ms")
+    ] = None,
+    crop: Annotated[
+        str | None, typer.Option(help="of events: only these pixels, x0,y0,x1,y1, such as 16,16,112,112 (x1, y1 not)")
+    ] = None,
+    polarity: Annotated[
+        str | None, typer.Option(help="of events: keep, merge (one channel), swap, on or off (only these, one channel)")
+    ] = None,
+    downsample: Annotated[
+        str | None, typer.Option(help="of events: merge N x N pixels into one; no event is lost")
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(help="of events: this part of every sample, START,END, as 100ms,400ms; time starts anew"),
+    ] = None,
     cutoff: Annotated[
         str | None,
         typer.Option(
@@ -89,7 +121,9 @@ def simulate(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="only the first N samples")] = None,
     jobs: Annotated[int, typer.Option(help="worker threads")] = 1,
-    dtype: Annotated[str, typer.Option(help="float32 or float64")] = "float32",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or float64; default: float32 in mode sync, float64 in mode async")
+    ] = None,
     seed: Annotated[int, typer.Option(help="of rate-coded input")] = 0,
     layer_delay: Annotated[int, typer.Option(help="least delay of every connection, in ticks")] = 0,
     record: Annotated[str, typer.Option(help="outputs, spikes, potentials, or names of populations")] = "outputs",
@@ -101,11 +135,10 @@ def simulate(
 ) -> None:
     """Classify samples one spike at a time and account for every operation."""
     from eventsnn import plot, report, runs
+    from eventsnn.recordings import parse_view
     from eventsnn.simulation import simulate as run_samples
     from eventsnn.watchdog import parse_policy
 
-    if mode != "sync":
-        raise ValueError(f"mode is {mode!r}; this version runs mode sync")
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}, wanted 1 or more worker threads")
     if limit is not None and limit < 1:
@@ -116,12 +149,18 @@ def simulate(
         raise ValueError(f"count is {count!r}, wanted connections or sources")
     weights = weights or packaged("digits.h5")
     network = _load(weights, assume, tick, encoding)
-    samples = _read(input or packaged("digits-heldout.npz"), network, keys=keys, layout=layout, limit=limit)
+    view = parse_view(crop, polarity, downsample, window)
+    samples = _read(input or packaged("digits-heldout.npz"), network, keys=keys, layout=layout, limit=limit, view=view)
     policy = None if cutoff is None else parse_policy(cutoff)
-    facts = _facts(weights, network, samples, assume)
+    facts = replace(_facts(weights, network, samples, assume), view=None if view is None else asdict(view))
     what = record if record in ("outputs", "spikes", "potentials") else record.split(",")
     options: dict[str, Any] = {
+        "mode": mode,
         "ticks": ticks,
+        "duration": None if duration is None else _seconds(duration, "duration"),
+        "ties": ties,
+        "pulse": None if pulse is None else _seconds(pulse, "pulse"),
+        "bias_period": None if bias_period is None else _seconds(bias_period, "bias-period"),
         "watchdog": policy,
         "dtype": dtype,
         "seed": seed,

@@ -23,6 +23,7 @@ from eventsnn.trains import (
     common_populations,
     common_samples,
     integrals,
+    is_timed,
     layer_of,
     partners,
     read_spikes,
@@ -293,16 +294,22 @@ def words(found: Comparison, difference: Difference) -> str:
     nth = difference.position + 1
     ordinal = "th" if nth % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(nth % 10, "th")
     times = difference.a, difference.b
-    if found.unit == "ticks":
-        told = [None if t is None else f"in tick {t:.0f}" for t in times]
-    else:
-        for digits in (6, 9, 12, 17):  # as many as it takes to tell them apart
-            told = [None if t is None else f"at {span(t, digits)}" for t in times]
-            if told[0] != told[1]:
-                break
+    for digits in (6, 9, 12, 17):  # as many as it takes to tell them apart
+        told = [_when(found, side, t, digits) for side, t in enumerate(times)]
+        if told[0] != told[1]:
+            break
     where = ", ".join(f"{text} in {side}" if text else f"not in {side}" for text, side in zip(told, "AB"))
     who = f"sample {difference.sample}, {difference.population}, neuron {difference.neuron}"
     return f"{who}, its {nth}{ordinal} spike: {where}"
+
+
+def _when(found: Comparison, side: int, time: float | None, digits: int) -> str | None:
+    if time is None or found.unit == "ticks":
+        return None if time is None else f"in tick {time:.0f}"
+    length = found.tick_seconds
+    if found.on_ticks and length and not is_timed(found.records[side]):
+        return f"in tick {time / length:.0f} (from {span(time, digits)})"
+    return f"at {span(time, digits)}"
 
 
 def described(found: Comparison, side: int) -> str:

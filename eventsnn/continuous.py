@@ -1,4 +1,4 @@
-"""Samples in continuous time: what a worker of the asynchronous discipline owns, feeds to the kernels and takes from them.
+"""Samples in continuous time: what a worker of the asynchronous discipline owns, feeds to the kernels and takes back.
 
 The account is kept in bins of `Network.tick_seconds`, so that tables and figures read a run as they read one in ticks.
 """
@@ -55,7 +55,7 @@ def bins(start: float, end: float, tick: float) -> int:
     found = max(1, int(np.ceil((end - start) / tick * (1 - 1e-12))))
     if found > BINS:
         raise ValueError(
-            f"the run has {found:,} bins of {tick:g} us, more than {BINS:,}; give a longer tick (--tick) or a shorter duration"
+            f"the run has {found:,} bins of {tick:g} us, more than {BINS:,}; give a longer tick or less duration"
         )
     return found
 
@@ -68,7 +68,9 @@ def check(network: Network, *, bias_period: float | None, pulse: float | None) -
             "(on the command line: --tick 1ms)"
         )
     if network.encoding == "rate":
-        raise ValueError("rate coding draws spikes tick by tick and has no meaning in mode async; use direct or latency")
+        raise ValueError(
+            "rate coding draws spikes tick by tick and has no meaning in mode async; use direct or latency"
+        )
     for name, value in (("pulse", pulse), ("bias_period", bias_period)):
         if value is not None and not (np.isfinite(value) and value > 0):
             raise ValueError(f"{name} is {value!r}, wanted a positive number of seconds")
@@ -82,9 +84,13 @@ def check(network: Network, *, bias_period: float | None, pulse: float | None) -
     for p in network.populations:
         neuron, biased = p.neuron, any(c.target == p.name and c.bias is not None for c in network.connections)
         if isinstance(neuron, Gate):
-            raise ValueError(f"population {p.name!r} is a spiking max-pool, which waits for a tick's end; use mode sync")
+            raise ValueError(
+                f"population {p.name!r} is a spiking max-pool, which waits for a tick's end; use mode sync"
+            )
         if isinstance(neuron, Relay) and (biased or _sees_image(network, p.name)):
-            raise ValueError(f"the relay {p.name!r} has a bias or an image, which it forwards tick by tick; use mode sync")
+            raise ValueError(
+                f"the relay {p.name!r} has a bias or an image, which it forwards tick by tick; use mode sync"
+            )
         if isinstance(neuron, IF):
             _check_neuron(p.name, neuron, p.shape)
 
@@ -104,7 +110,9 @@ def _check_neuron(name: str, neuron: IF, shape: tuple[int, ...]) -> None:
         )
     value, threshold = spread(neuron.reset_value, shape), spread(neuron.threshold, shape)
     if neuron.reset == "value" and neuron.refractory == 0 and np.any(value >= threshold):
-        raise ValueError(f"population {name!r} resets to its threshold or above and would fire without end in mode async")
+        raise ValueError(
+            f"population {name!r} resets to its threshold or above and would fire without end in mode async"
+        )
     if isinstance(neuron, LIF) and neuron.tau is None and not np.all(np.asarray(neuron.alpha) > 0):
         raise ValueError(f"population {name!r} has alpha 0, no time constant at all; mode async needs one above 0")
 
@@ -153,6 +161,10 @@ class Worker:
         """Run the samples of a chunk."""
         return [self._run(index) for index in chunk]
 
+    def no_answers(self) -> tuple[np.ndarray, ...]:
+        """What the watchdog is shown when there are no samples."""
+        return self._fetch(self._state(), 0)[1]
+
     def _kernel(self, state: ka.State, feed: ka.Feed, fresh: bool) -> int:
         return ka.run(
             self.wiring.plan,
@@ -196,7 +208,9 @@ class Worker:
         if not self.keep:
             self.spare.append(state)
         ended = isinstance(self.policy, Fixed) and self.policy.ticks is not None
-        image = self.samples[index].astype(self.dtype, copy=False) if len(feed.pixel) else None
+        image = None
+        if len(feed.pixel) and isinstance(self.samples, np.ndarray):
+            image = self.samples[index].astype(self.dtype, copy=False)
         return Sample(
             prediction=int(best),
             tied=bool(tied),
@@ -296,6 +310,7 @@ class Worker:
                 place=np.zeros((recorded, 2), np.int32),
                 value=np.zeros(recorded),
                 asked=np.zeros(answers),
+                bin=np.zeros(answers, np.int64),
                 spent=np.zeros(answers, np.int64),
                 outputs=np.zeros((answers, books.outputs.shape[1]), self.dtype),
                 margins=np.zeros((answers, books.margins.shape[1]), self.dtype),
@@ -327,8 +342,8 @@ class Worker:
         events = np.empty(n, TIMED_EVENT)
         events["sample"], events["time"], events["value"] = index, record.time[:n] / 1e6, record.value[:n]
         events["population"], events["neuron"] = record.place[:n].T
-        answers = (record.asked[:asked] / 1e6, record.spent[:asked], record.outputs[:asked], record.margins[:asked])
-        return events, tuple(a.copy() for a in answers)
+        shown = (record.asked / 1e6, record.bin, record.spent, record.outputs, record.margins)
+        return events, tuple(a[:asked].copy() for a in shown)
 
 
 def grown(state: ka.State, wiring: Wiring) -> ka.State:

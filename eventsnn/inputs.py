@@ -53,11 +53,13 @@ class Events:
 def digest(events: np.ndarray, samples: int, populations: int) -> np.ndarray:
     """(samples, populations) uint64: a number that changes with any recorded event of that sample and population.
 
-    events: structured array of dtype EVENT, in any order. It is the sum, modulo 2^64, over the events of
+    events: structured array of dtype EVENT or TIMED_EVENT, in any order. It is the sum, modulo 2^64, over the events of
     mix(mix(2^32 time + neuron) xor the bits of value), with mix the finaliser of splitmix64 (Steele et al., OOPSLA
-    2014).
+    2014); a time in seconds counts as mix(its bits).
     """
-    key = (events["time"].astype(np.uint64) << np.uint64(32)) + events["neuron"].astype(np.uint64)
+    time = events["time"]
+    time = _mix(time.astype("<f8").view(np.uint64)) if time.dtype.kind == "f" else time.astype(np.uint64)
+    key = (time << np.uint64(32)) + events["neuron"].astype(np.uint64)
     mixed = _mix(_mix(key) ^ events["value"].astype("<f8").view(np.uint64))
     found = np.zeros((samples, populations), np.uint64)
     np.add.at(found, (events["sample"], events["population"]), mixed)

@@ -7,9 +7,9 @@ files and delays add without rounding, so that arrivals that should coincide do.
 
 Entries of the heap are ordered by (time, rank, first in first out): deliveries, and pulses of biases, at rank
 2 x order of the target, crossings and turns at 2 x order + 1, where the order numbers the populations so that every
-connection without delay leads upwards. A neuron that can cross its threshold by itself has at most one live alarm in the
-heap, at or before its predicted crossing; an alarm that comes too early is set again, and one that was replaced is known
-by its generation and swept out when such entries outnumber the others.
+connection without delay leads upwards. A neuron that can cross its threshold by itself has at most one live alarm in
+the heap, at or before its predicted crossing; an alarm that comes too early is set again, and one that was replaced is
+known by its generation and swept out when such entries outnumber the others.
 
 Numba's cache notices an edit to this file, but not one to `kernels_sync`, whose tables and watchdog are used here. The
 compiled code therefore carries a digest of that file, and `run` answers STALE where it is not today's.
@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from eventsnn import kernels_sync
 from eventsnn.kernels_sync import (
@@ -71,12 +70,12 @@ from eventsnn.kernels_sync import (
     UNITS,
     UPDATES,
     _add_rows,
+    _compiled,
+    _entry,
     _mac_rows,
     should_stop,
 )
 
-_entry = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-_compiled = njit(nogil=True, error_model="numpy", _nrt=False)
 STAMP = int.from_bytes(hashlib.sha256(Path(kernels_sync.__file__).read_bytes()).digest()[:7], "big")
 
 # ------------------------------------------------------------------------------------------- layout of the tables
@@ -223,6 +222,7 @@ class Record(NamedTuple):
     place: Any  # (n, 2) int32: population, unit
     value: Any  # float64
     asked: Any  # float64: instants in which the output has changed
+    bin: Any  # int64: where they lie
     spent: Any  # int64: SynOps delivered until then
     outputs: Any  # (n, classes)
     margins: Any
@@ -505,7 +505,7 @@ def _touch(cells, at, start, length):
 
 @_compiled
 def _apply_rows(plan, state, c, position, count):
-    """Add `count` events of one position, their channels and values in scratch, by whole rows. Returns the additions."""
+    """Add `count` events of one position, channels and values in scratch, by whole rows. Returns the additions."""
     con, cells, at, real, runs = plan.con[c], state.cells, state.at, plan.real, plan.runs
     channel, value = cells.channel, cells.value
     place = con[C_POINTER] + position
@@ -1079,7 +1079,7 @@ def _instant(plan, timing, state, policy, thresholds, scale, size):
             at[A_ASK] = 0
             n = at[A_STAMPED]
             _answers(plan, timing, state, now, state.record.outputs[n], state.record.margins[n])
-            state.record.asked[n], state.record.spent[n] = now, at[A_SPENT]
+            state.record.asked[n], state.record.bin[n], state.record.spent[n] = now, at[A_BIN], at[A_SPENT]
             at[A_STAMPED] = n + 1
             if should_stop(policy, thresholds[at[A_BIN]], scale, size, state.record.outputs[n], at[A_SPENT]):
                 return STOPPED

@@ -18,9 +18,10 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-# Only what Python calls is cached; the rest is compiled into it. Python's error model would test every divisor.
-_entry = njit(cache=True, nogil=True, error_model="numpy")
-_compiled = njit(nogil=True, error_model="numpy")
+# Only what Python calls is cached; the rest is compiled into it. Python's error model would test every divisor. Without
+# Numba's runtime (`_nrt`) no array's references are counted, which cost more than the work itself at every call.
+_entry = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+_compiled = njit(nogil=True, error_model="numpy", _nrt=False)
 
 # ------------------------------------------------------------------------------------------- layout of the tables
 

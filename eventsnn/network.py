@@ -301,8 +301,9 @@ class Connection:
     """How events travel from `source` to `target`.
 
     op: the one weight operation (`Identity()` for none). before, after: address maps on either side of it.
-    delay: whole ticks. delay_seconds: in continuous time alone; None: that many ticks. bias: None, (C,) or the target's shape, added every tick. scale, shift: per-tick tables (T, C)
-    or None; a shift takes the place of the bias. name: unique; None takes "source->target".
+    delay: whole ticks. bias: None, (C,) or the target's shape, added every tick. scale, shift: per-tick tables (T, C)
+    or None; a shift takes the place of the bias. name: unique; None takes "source->target". delay_seconds: the delay in
+    continuous time; None: the ticks' length.
     """
 
     source: str
@@ -509,9 +510,11 @@ def _check_connection(network: Network, c: Connection) -> None:
         raise ValueError(f"connection {c.label!r} starts at the readout {c.source!r}, which emits no events")
     if isinstance(c.delay, bool) or not isinstance(c.delay, int | np.integer) or c.delay < 0:
         raise ValueError(f"connection {c.label!r}: delay is {c.delay!r}, wanted a whole number of ticks, 0 or more")
-    if c.delay_seconds is not None and not (math.isfinite(c.delay_seconds) and c.delay_seconds >= (c.delay > 0) * 1e-12):
+    if c.delay_seconds is not None and not (
+        math.isfinite(c.delay_seconds) and c.delay_seconds >= (c.delay > 0) * 1e-12
+    ):
         raise ValueError(
-            f"connection {c.label!r}: delay_seconds is {c.delay_seconds!r}, wanted a time of 0 or more, and more than 0 "
+            f"connection {c.label!r}: delay_seconds is {c.delay_seconds!r}, wanted 0 or more, and more than 0 "
             "where the delay in ticks is"
         )
     if any(isinstance(m, Flatten) for m in (*c.before[:-1], *c.after)):

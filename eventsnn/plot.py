@@ -242,7 +242,7 @@ def queue(source: str | Path | Run | runs.Record, sample: int | None = None) -> 
         lines.append("brown: the middle sample")
         axes.axvline(stop, color=STOP, linewidth=2, zorder=6)
     else:
-        _draw_stop(axes, one, 0, axes.get_ylim()[1])
+        _draw_stop(axes, one, 0, axes.get_ylim()[1], notice=False)
     _label(axes, axes.get_ylim()[1] / 2, "queue", *lines)
     _value_axis(axes, whole=True)
     _time_axis(axes, one)
@@ -600,8 +600,8 @@ def _draw_side(
     if first is not None:
         at = (first.a, first.b)[side]
         earliest = min(t for t in (first.a, first.b) if t is not None)
-        x = ((at if at is not None else earliest) + 0.0) * clock.scale + clock.ticks[side] / 2
-        axes.axvline(x, color=STOP, linewidth=1.2, linestyle=(0, (4, 2)), zorder=2)
+        x = (at if at is not None else earliest) * clock.scale + clock.ticks[side] / 2
+        axes.axvline(x, color=STOP, linewidth=1.2, linestyle=(0, (4, 2)), zorder=5)
         if side == 0:
             text = "first difference" if first.population == layer.name else f"first difference, in {first.population}"
             turn = "left" if x < 0.15 * clock.end else "right" if x > 0.85 * clock.end else "center"
@@ -643,7 +643,7 @@ def _draw_distances(axes: Axes, found: Comparison, tau: str) -> None:
     values = [layer.distance for layer in found.layers]
     axes.barh(range(len(values)), values, height=0.7, color=[DECIDED if v else SHADE for v in values])
     for i, layer in enumerate(found.layers):
-        told = f" {layer.distance:.4g}, in {_count(layer.neurons, 'neuron')} of {_count(layer.samples, 'sample')}"
+        told = f" {_level(layer.distance)}, in {_count(layer.neurons, 'neuron')} of {_count(layer.samples, 'sample')}"
         axes.text(layer.distance, i, told if layer.distance or layer.neurons else " 0", va="center", fontsize=7.5)
     axes.set_ylim(len(values) - 0.4, -0.6)
     axes.set_xlim(0, 1.0 if not any(values) else 1.5 * max(values))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,7 +39,7 @@ class Facts:
     """What a run does not know about itself. Files are named as the user gave them; hashes are sha256, in hex.
 
     network_path: where the network file lies on this machine, for `eventsnn audit`; it goes to `timing.json`. assume:
-    the profile a foreign network file was read with.
+    the profile a foreign network file was read with. view: what of event recordings was run (`recordings.View`).
     """
 
     command: str = "simulate"
@@ -49,6 +50,7 @@ class Facts:
     assume: str | None = None
     input_file: str | None = None
     input_sha256: str | None = None
+    view: Mapping[str, Any] | None = None
 
 
 # ------------------------------------------------------------------------------------------------ the JSON object
@@ -69,7 +71,7 @@ def summary(run: Run, facts: Facts) -> dict[str, Any]:
     ledger, network = run.ledger, run.network
     if ledger.counted == "spikes":
         raise ValueError("the run counted spikes only; an account needs count='connections'")
-    samples, ticks_run = len(run.predictions), int(run.stop_time.sum())
+    samples, ticks_run = len(run.predictions), int(run.ticks_run.sum())
     correct = None if run.labels is None else int(np.sum(run.predictions == run.labels))
     reasons = {stop_reason_name(r): int(np.sum(run.stop_reason == r)) for r in StopReason}
     connections = [_connection(run, c) for c in network.connections]
@@ -83,9 +85,15 @@ def summary(run: Run, facts: Facts) -> dict[str, Any]:
             "sha256": facts.network_sha256,
             **({} if facts.assume is None else {"assume": facts.assume}),
         },
-        "input": {"file": facts.input_file, "sha256": facts.input_sha256, "samples": samples},
+        "input": {
+            "file": facts.input_file,
+            "sha256": facts.input_sha256,
+            "samples": samples,
+            **({} if facts.view is None else {"view": dict(facts.view)}),
+        },
         "mode": run.mode,
         "ticks": int(run.ticks),
+        **_interval(run),
         "cutoff": str(run.policy),
         **({} if run.calibration is None else {"calibration": dict(run.calibration)}),
         "dtype": run.dtype,
@@ -96,13 +104,14 @@ def summary(run: Run, facts: Facts) -> dict[str, Any]:
             "tie_order": "lowest index"
             if network.readout == "sum"
             else "larger membrane minus threshold, then lowest index",
-            "stop_instant": "after the output population's turn of the deciding tick",
+            "stop_instant": "after the output population's turn of the deciding "
+            + ("tick" if run.interval is None else "instant"),
         },
         "accuracy": None if correct is None else correct / samples,
         "accuracy_interval": None if correct is None else list(wilson(correct, samples)),
         "accuracy_by_tick": _accuracy_by_tick(run),
-        "mean_stop": ticks_run / samples,
-        "stop_unit": "ticks",
+        "mean_stop": ticks_run / samples if run.interval is None else math.fsum(run.stop_time) / samples,
+        "stop_unit": "ticks" if run.interval is None else "s",
         "ticks_run": ticks_run,
         "stop_reasons": {name: count for name, count in reasons.items() if count},
         "ties": int(np.sum(run.tied)),
@@ -119,7 +128,7 @@ def summary(run: Run, facts: Facts) -> dict[str, Any]:
         "macs_input": int(ledger.macs_input.sum()),
         "macs_input_effective": int(ledger.macs_input_effective.sum()),
         "macs_input_per_tick": int(ledger.macs_input_per_tick.sum()),
-        "macs_input_effective_per_tick": int((ledger.macs_input_effective * ledger.stop_time).sum()),
+        "macs_input_effective_per_tick": int((ledger.macs_input_effective * run.ticks_run).sum()),
         "operations": {operation: int(ledger.operations(operation).sum()) for operation in OPERATIONS},
         "queue": {
             "pushed": int(run.queue_pushed.sum()),
@@ -132,6 +141,14 @@ def summary(run: Run, facts: Facts) -> dict[str, Any]:
         "connections": connections,
         "energy": [],
     }
+
+
+def _interval(run: Run) -> dict[str, Any]:
+    """What run.json says of a run in continuous time alone."""
+    if run.interval is None:
+        return {}
+    names = ("start", "duration", "ties", "pulse", "bias_period")
+    return {"tick_seconds": run.network.tick_seconds, **{name: getattr(run.interval, name) for name in names}}
 
 
 def timing(run: Run) -> dict[str, Any]:
@@ -162,7 +179,7 @@ def stop_reason_name(reason: int) -> str:
 
 
 def _accuracy_by_tick(run: Run) -> list[float] | None:
-    if run.labels is None or np.any(run.stop_time < run.ticks):
+    if run.labels is None or np.any(run.ticks_run < run.ticks):
         return None
     leading = predictions_by_tick(run.trace.outputs, run.trace.margins)
     return [float(fraction) for fraction in np.mean(leading == run.labels[:, None], axis=0)]
@@ -236,7 +253,7 @@ def statistics(run: Run) -> list[dict[str, Any]]:
         "network", "", "spikes", sum((spikes[p.name] for p in network.populations if isinstance(p.neuron, IF)), nothing)
     )
     add("network", "", "input_events", spikes[network.input.name])
-    add("network", "", "ticks", (np.arange(run.ticks) < run.stop_time[:, None]).astype(np.int64))
+    add("network", "", "ticks", (np.arange(run.ticks) < run.ticks_run[:, None]).astype(np.int64))
     for p in network.populations:
         add("layer", p.name, "spikes" if isinstance(p.neuron, IF) else "events", spikes[p.name])
         arriving = [c.label for c in network.connections if c.target == p.name and weighted[c.label]]
@@ -310,9 +327,14 @@ def closing_lines(found: Mapping[str, Any], seconds: float | None = None) -> lis
     if found["accuracy_by_tick"] is not None and found["ticks"] > 1:
         shown = [2**i for i in range(found["ticks"].bit_length()) if 2**i <= found["ticks"]]
         by_tick = ", ".join(f"{found['accuracy_by_tick'][t - 1]:.1%} at {t}" for t in shown)
-        lines.append(f"accuracy by ticks: {by_tick}")
+        what = "ticks" if found["stop_unit"] == "ticks" else f"ticks of {seconds_words(found['tick_seconds'])}"
+        lines.append(f"accuracy by {what}: {by_tick}")
     reasons = ", ".join(f"{name}: {count:,}" for name, count in found["stop_reasons"].items())
-    lines.append(f"stopped after {found['mean_stop']:.2f} of {found['ticks']} ticks on average ({reasons})")
+    if found["stop_unit"] == "s":
+        end = found["start"] + found["duration"]
+        lines.append(f"stopped at {seconds_words(found['mean_stop'])} of {seconds_words(end)} on average ({reasons})")
+    else:
+        lines.append(f"stopped after {found['mean_stop']:.2f} of {found['ticks']} ticks on average ({reasons})")
     lines.append(f"tied predictions: {found['ties']:,} of {samples:,} ({found['ties'] / samples:.2%})")
     if "calibration" in found:
         lines.append(calibration_line(found["calibration"], samples))
@@ -348,6 +370,14 @@ def calibration_line(calibration: Mapping[str, Any], samples: int) -> str:
 
 
 # -------------------------------------------------------------------------------------- energy and other people's rules
+
+
+def seconds_words(seconds: float) -> str:
+    """A time for people: "1.234 s", "56.7 ms", "8 us"."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size or unit == "us":
+            return f"{seconds / size:.4g} {unit}"
+    raise AssertionError("unreachable")
 
 
 def quantity(number: float) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 
 from eventsnn import conventions, report
 from eventsnn.energy import BY_TICK, counts_by_tick
-from eventsnn.inputs import EVENT, digest
+from eventsnn.inputs import EVENT, TIMED_EVENT, digest
 from eventsnn.network import spread
 from eventsnn.neurons import IF
 from eventsnn.readers import Store, open_arrays
@@ -41,7 +41,8 @@ class Record:
 
     run: the content of `run.json`. network: the content of `network.json`. trace: arrays by name, outputs and margins
     (samples, ticks, classes), synops (samples, ticks), stop_time, predictions, tied, stop_reason and, where known,
-    labels (samples,), digests (samples, 6) of the inputs. events: structured array (sample, time, population, neuron,
+    labels (samples,), digests (samples, 6) of the inputs; of runs in continuous time queue (samples, bins), the most
+    entries that waited in each bin. events: structured array (sample, time, population, neuron,
     value) or None. potentials: by population, (samples, ticks, *shape), NaN past the stop, or None. thresholds: by
     population, as far as it spikes and has potentials, a number or an array that broadcasts against its shape. emitted:
     by population, (samples, *shape) int64 events of every neuron, or None. fan_out: by connection, (*source shape)
@@ -132,8 +133,10 @@ def describe(run: Run, facts: report.Facts | None = None, first: int = 0) -> Rec
     """A run in memory as `read` would give it from its folder; `first` is the index its first sample goes by."""
     facts = facts or report.Facts()
     network = run.network
-    trace = {name: getattr(run.trace if name in TRACE[:4] else run, name) for name in TRACE}
-    events = None if run.events is None else np.asarray(run.events, EVENT)
+    trace = {name: getattr(run.trace if name in TRACE[:3] else run, name) for name in TRACE}
+    if run.interval is not None:
+        trace["queue"] = run.interval.pending
+    events = run.events
     if events is not None and first:
         events = events.copy()
         events["sample"] += first
@@ -178,11 +181,11 @@ def read(folder: str | Path, sample: int | None = None) -> Record:
             raise ValueError(f"{folder} has no sample {sample}; there are {samples}, counted from 0")
         part = slice(None) if sample is None else slice(sample, sample + 1)
         with _open(folder / "trace.h5") as store:
-            trace = {name: store.read(name, part) for name in TRACE if name in store.names}
+            trace = {name: store.read(name, part) for name in (*TRACE, "queue") if name in store.names}
         events = potentials = emitted = fan = None
         thresholds = {}
         if (folder / "events.h5").exists():
-            events = _get_events(folder / "events.h5", sample)
+            events = _get_events(folder / "events.h5", sample, TIMED_EVENT if run["mode"] == "async" else EVENT)
         if (folder / "potentials.h5").exists():
             with _open(folder / "potentials.h5") as store:
                 names = recorded["potentials"]
@@ -400,14 +403,14 @@ def _get_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _get_events(file: Path, sample: int | None) -> np.ndarray:
+def _get_events(file: Path, sample: int | None, dtype: np.dtype) -> np.ndarray:
     with _open(file) as store:
         part = slice(None)
         if sample is not None:
             start, end = store.read("offsets", slice(sample, sample + 2))
             part = slice(int(start), int(end))
-        columns = {name: store.read(name, part) for name in EVENT.names or ()}
-        events = np.empty(len(columns["sample"]), EVENT)
+        columns = {name: store.read(name, part) for name in dtype.names or ()}
+        events = np.empty(len(columns["sample"]), dtype)
         for name, column in columns.items():
             events[name] = column
     return events

@@ -18,6 +18,8 @@ from eventsnn.network import Network
 from eventsnn.neurons import IF, Integrator
 from eventsnn.parallel import map_chunks
 from eventsnn.watchdog import (
+    Answers,
+    Fixed,
     Oracle,
     Policy,
     StopReason,
@@ -289,7 +291,10 @@ def simulate(
         pending=np.stack([s.books.pending for s in results]) if results else np.zeros((0, ticks), np.int64),
         standing=standing,
     )
-    return replace(run, mode="async", interval=interval, stop_time=np.array([s.seconds for s in results], np.float64))
+    answers = _answers(results, worker)
+    return replace(
+        run, mode="async", interval=interval, stop_time=answers.end, trace=replace(run.trace, answers=answers)
+    )
 
 
 def check_calibrated(policy: Policy, network: Network, ticks: int, layer_delay: int = 0) -> None:
@@ -324,6 +329,8 @@ class Replays:
         trace = self.trace
         n, ticks, classes = trace.outputs.shape
         check_policy(policy, trace.readout, classes, live=False)
+        if trace.answers is not None:
+            return self._by_answers(policy, trace.answers)
         if isinstance(policy, Oracle):
             return self._oracle()
         stop, reason = np.zeros(n, np.int64), np.zeros(n, np.int64)
@@ -338,6 +345,29 @@ class Replays:
             )
         reason = np.where(reason == k.STOPPED, int(policy.reason), int(StopReason.HORIZON))
         return Replayed(stop, self.leading[rows, stop - 1], self.tied[rows, stop - 1], reason)
+
+    def _by_answers(self, policy: Policy, answers: Answers) -> Replayed:
+        """As a live run in continuous time decides, from one question to the next; stop times are seconds."""
+        n, ticks, _ = self.trace.outputs.shape
+        if isinstance(policy, Oracle) or (isinstance(policy, Fixed) and policy.ticks is not None):
+            raise ValueError(f"the cutoff {policy} counts ticks; a run in continuous time has none to replay it on")
+        thresholds = policy.thresholds(ticks)
+        key = (CODES[policy.reason], float(getattr(policy, "scale", 1.0)), int(getattr(policy, "size", 1)))
+        stop, reason = answers.end.copy(), np.full(n, int(StopReason.HORIZON))
+        prediction, tied = self.leading[:, -1].copy(), self.tied[:, -1].copy()
+        for i in range(n):
+            part = slice(int(answers.offsets[i]), int(answers.offsets[i + 1]))
+            outputs, spent = answers.outputs[None, part], answers.synops[None, part]
+            evidence, at, why = np.zeros(spent.shape), np.zeros(1, np.int64), np.zeros(1, np.int64)
+            k.weigh(*key, outputs, np.diff(spent, axis=1, prepend=0), evidence)
+            k.decide(key[0], thresholds[answers.bin[part]], evidence, at, why)
+            if why[0] == k.STOPPED:
+                place = part.start + at[0] - 1
+                stop[i], reason[i] = answers.time[place], int(policy.reason)
+                prediction[i], tied[i] = k.best_class(answers.outputs[place], answers.margins[place])
+            elif self.trace.stop_time[i] < ticks:
+                raise ValueError(f"sample {i} was stopped before {policy} would decide; replay needs a full run")
+        return Replayed(stop, prediction, tied, reason)
 
     def evidence(self, policy: Policy) -> np.ndarray:
         """(samples, ticks) float64: what the policy holds against its thresholds, whichever these are."""
@@ -516,6 +546,14 @@ def _pack(
         else {"file": known.file, "samples": len(known.digests), "overlap": known.overlap(digests)},
         seconds=seconds,
     )
+
+
+def _answers(results: list[Sample], worker: continuous.Worker) -> Answers:
+    shown = [s.answers for s in results if s.answers is not None] or [worker.no_answers()]
+    time, bins, synops, outputs, margins = (np.concatenate(parts) for parts in zip(*shown, strict=True))
+    end = np.array([s.seconds for s in results], np.float64)
+    offsets = np.cumsum([0, *(len(a[0]) for a in shown)])[: len(results) + 1]
+    return Answers(offsets, time, bins, synops, outputs, margins, end)
 
 
 def _asked(network: Network, ledger: Ledger, synops: np.ndarray, behind: np.ndarray) -> np.ndarray:

@@ -163,9 +163,15 @@ def recorded(source: str | Path | Run | runs.Record | Recorded) -> Recorded:
     return found
 
 
+def _check_mode(mode: Any, name: str) -> None:
+    if mode == "async":
+        raise ValueError(f"{name} ran in continuous time; a study compares ticks and needs a run in mode sync")
+
+
 def _of_run(run: Run) -> Recorded:
     from eventsnn.store import network_hash
 
+    _check_mode(run.mode, "this run")
     kept = run.ledger.counted != "spikes"
     return Recorded(
         trace=run.trace,
@@ -185,6 +191,7 @@ def _of_record(source: str | Path | runs.Record) -> Recorded:
     record = source if isinstance(source, runs.Record) else runs.read(source)
     counts = None if isinstance(source, runs.Record) else runs.read_counts(source)
     arrays, run = record.trace, record.run
+    _check_mode(run.get("mode"), "this run" if isinstance(source, runs.Record) else str(source))
     try:
         weighted = None
         if counts is not None:

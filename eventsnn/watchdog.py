@@ -333,6 +333,23 @@ Policy = Fixed | SpikeGap | TopKGap | Confidence | Entropy | FirstSpike | Budget
 
 
 @dataclass(frozen=True, eq=False)
+class Answers:
+    """What the watchdog was shown in continuous time: M instants in which the output changed, sample after sample.
+
+    offsets: (samples + 1,). time: (M,) seconds. bin: (M,) int64 tick that this instant lies in. synops: (M,) int64
+    delivered so far. outputs, margins: (M, classes) as in `Trace`. end: (samples,) seconds, of the run.
+    """
+
+    offsets: np.ndarray
+    time: np.ndarray
+    bin: np.ndarray
+    synops: np.ndarray
+    outputs: np.ndarray
+    margins: np.ndarray
+    end: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Trace:
     """What a policy can see of recorded runs.
 
@@ -341,6 +358,7 @@ class Trace:
     delivered per tick, (samples, 0) where they were not counted. stop_time: (samples,) ticks run. readout: "sum" or
     "spikes". labels: (samples,) or None. asked: (samples, ticks) SynOps delivered from one question of the watchdog to
     the next, where that is not `synops` because populations behind the output go on after the question; else None.
+    answers: of runs in continuous time, whose watchdog is asked in instants, not in ticks.
     """
 
     outputs: np.ndarray
@@ -350,6 +368,7 @@ class Trace:
     readout: str
     labels: np.ndarray | None = field(default=None)
     asked: np.ndarray | None = field(default=None)
+    answers: Answers | None = field(default=None)
 
 
 def predictions_by_tick(outputs: np.ndarray, margins: np.ndarray) -> np.ndarray:

@@ -238,7 +238,7 @@ def test_the_next_tick_is_another():
     assert found.layers[0].distance == pytest.approx(1 - math.exp(-1), rel=1e-12)  # one tick apart, tau a tick
     assert compare(sync, timed, tolerance=TICK).first is None
     assert compare(sync, timed, tolerance=0.99 * TICK).first is not None
-    assert "at 5 ms in A, at 6.0001 ms in B" in verdict(found)
+    assert "in tick 5 (from 5 ms) in A, at 6.0001 ms in B" in verdict(found)
     unknown = [record([(0, 5, "first", 0)], "sync", tick=None), record([(0, 0.006, "first", 0)], tick=None)]
     with pytest.raises(ValueError, match=r"comparing ticks with seconds needs the length of a tick.*--tick"):
         compare(*unknown)
