@@ -229,7 +229,7 @@ def _firsts(
     """The first difference of every sample that has one."""
     a, b = trains
     mine = np.flatnonzero(a.differs)
-    extra = np.flatnonzero(b.differs & (matched[1][0] == len(a.key)))  # those with a partner are among A's
+    extra = np.flatnonzero(matched[1][0] == len(a.key))  # those of B with a partner are told with A's
     beside = matched[0][0][mine]
     key = np.concatenate([a.key[mine], b.key[extra]])
     time = np.concatenate([np.minimum(a.time[mine], np.append(b.time, np.inf)[beside]), b.time[extra]])

@@ -117,6 +117,7 @@ FLAG_SPIKES, FLAG_INTEGRATES, FLAG_FORWARDS = 1, 2, 4
 FLAG_PLAIN = 8  # spikes; one parameter set, nothing between arrivals: a vector loop
 FLAG_LEAKS, FLAG_HARD, FLAG_DISCARD = 16, 32, 64
 FLAG_CURRENT = 128  # arrivals are currents that last for a pulse
+FLAG_ALIKE = 512  # spikes and leaks; one parameter set, never refractory
 FLAG_BIAS_PULSES = 256  # constants come as pulses of a stated period
 
 # Columns of Queue.heap. An entry below BIAS is a delivery: 2 x connection, + 1 for the end of its pulse.
@@ -450,10 +451,15 @@ def _crossing(plan, timing, cells, p, unit, now):
 
 @_compiled
 def _set_alarm(plan, timing, state, p, unit, now):
-    """Predict a neuron's crossing and see to it that an alarm rings no later."""
+    """Predict a neuron's crossing."""
+    _predict(timing, state, p, unit, _crossing(plan, timing, state.cells, p, unit, now))
+
+
+@_compiled
+def _predict(timing, state, p, unit, time):
+    """Take note of a neuron's next crossing and see to it that an alarm rings no later."""
     cells, at = state.cells, state.at
     place = timing.pop[p, T_ALARM] + unit
-    time = _crossing(plan, timing, cells, p, unit, now)
     cells.cross[place] = time
     if time < cells.alarm[place]:
         at[A_STALE] += cells.alarm[place] < INFINITE
@@ -782,7 +788,10 @@ def _turn_plain(plan, timing, state, p, now):
 
 @_compiled
 def _turn_general(plan, timing, state, p, now):
-    """Every neuron there is, one at a time: its exact membrane, what arrived, the test, the next crossing."""
+    """Every neuron there is, one at a time: its exact membrane, what arrived, the test, the next crossing.
+
+    Returns (updated, sound).
+    """
     cells, at, base = state.cells, state.at, plan.pop[p, P_UNIT]
     flags, alarmed, until = timing.pop[p, T_FLAGS], timing.pop[p, T_ALARM], timing.pop[p, T_UNTIL]
     updated = 0
@@ -807,6 +816,15 @@ def _turn_general(plan, timing, state, p, now):
                 return updated, False
             if alarmed >= 0:
                 _set_alarm(plan, timing, state, p, i, now)
+    return updated, True
+
+
+@_compiled
+def _turn_crossed(plan, timing, state, p, now):
+    """Neurons whose alarm has rung, and that nothing arrived at, fire. Returns (updated, sound)."""
+    cells, at, base = state.cells, state.at, plan.pop[p, P_UNIT]
+    alarmed, until = timing.pop[p, T_ALARM], timing.pop[p, T_UNTIL]
+    updated = 0
     for n in range(at[A_CROSSED]):
         i = cells.crossed[n]
         if cells.cross[alarmed + i] != -1.0:
@@ -820,6 +838,52 @@ def _turn_general(plan, timing, state, p, now):
         if not _fire(plan, timing, state, p, i, u, now):
             return updated, False
         _set_alarm(plan, timing, state, p, i, now)
+    return updated, True
+
+
+@_compiled
+def _turn_leaky(plan, timing, state, p, now):
+    """`_turn_general` for leaky neurons of one kind that are never refractory, to the same bits.
+
+    Neurons that were reached together before have decayed alike, so an exponential serves until the time differs.
+    """
+    cells, at, base = state.cells, state.at, plan.pop[p, P_UNIT]
+    v, last, register = cells.v, cells.last, cells.register
+    alarmed, driven = timing.pop[p, T_ALARM], timing.pop[p, T_DRIVE]
+    if timing.pop[p, T_FLAGS] & FLAG_BIAS_PULSES:
+        driven = -1
+    tau, rest = _parameter(timing, p, T_TAU, 0), _parameter(timing, p, T_REST, 0)
+    gain, fire = _parameter(timing, p, T_GAIN, 0), _parameter(timing, p, T_FIRE, 0)
+    floor, threshold = _parameter(timing, p, T_FLOOR, 0), _parameter(timing, p, T_THRESHOLD, 0)
+    known, decay, rise = -1.0, 1.0, 0.0
+    updated = 0
+    for s in range(at[A_SEGMENTS]):
+        start = cells.starts[s]
+        length = cells.span[start]
+        cells.span[start] = 0
+        for i in range(start, start + length):
+            elapsed = now - max(last[base + i], 0.0)
+            drive = cells.drive[driven + i] if driven >= 0 else 0.0
+            u = np.float64(v[base + i])
+            if elapsed > 0:
+                if elapsed != known:
+                    known, decay, rise = elapsed, math.exp(-(elapsed / tau)), math.expm1(-(elapsed / tau))
+                u *= decay
+                if drive != 0 or rest != 0:
+                    u -= (rest + drive * tau) * rise
+                u = max(u, floor)
+            u = max(u + gain * register[i], floor)
+            register[i] = 0
+            updated += last[base + i] != now
+            last[base + i] = now
+            v[base + i] = u
+            if u >= fire and not _fire(plan, timing, state, p, i, u, now):
+                return updated, False
+            if alarmed >= 0:
+                beyond = rest + drive * tau - threshold
+                u = np.float64(v[base + i])
+                time = now + tau * math.log1p((threshold - u) / beyond) if beyond > 0 else INFINITE
+                _predict(timing, state, p, i, now if u >= fire else time)
     return updated, True
 
 
@@ -882,10 +946,16 @@ def _turn(plan, timing, state, p, now):
         return True
     if flags & FLAG_INTEGRATES:
         updated = _add_up(plan, timing, state, p, now)
-    elif flags & FLAG_PLAIN and at[A_CROSSED] == 0:
-        updated, sound = _turn_plain(plan, timing, state, p, now)
     else:
-        updated, sound = _turn_general(plan, timing, state, p, now)
+        if flags & FLAG_PLAIN:
+            updated, sound = _turn_plain(plan, timing, state, p, now)
+        elif flags & FLAG_ALIKE:
+            updated, sound = _turn_leaky(plan, timing, state, p, now)
+        else:
+            updated, sound = _turn_general(plan, timing, state, p, now)
+        if sound and at[A_CROSSED] > 0:
+            rang, sound = _turn_crossed(plan, timing, state, p, now)
+            updated += rang
     at[A_SEGMENTS] = at[A_CROSSED] = 0
     state.books.events[p, at[A_BIN], UPDATES] += updated
     n = at[A_FIRED]

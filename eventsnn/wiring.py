@@ -123,9 +123,13 @@ def time_of(
             alone = (driven and not pulsed) or ready or neuron.refractory > 0
             one_set = all(np.ndim(x) == 0 for x in (fire, neuron.subtracts, neuron.reset_value, neuron.gain, floor))
             plain = one_set and not (alone or leaks or pulse)
+            alike = (
+                one_set and leaks and not pulse and all(np.ndim(x) == 0 for x in (tau, rest)) and not neuron.refractory
+            )
             row[ka.T_FLAGS] = (
                 ka.FLAG_SPIKES
                 | (ka.FLAG_PLAIN if plain else 0)
+                | (ka.FLAG_ALIKE if alike else 0)
                 | (ka.FLAG_LEAKS if leaks else 0)
                 | (ka.FLAG_HARD if neuron.reset == "value" else 0)
                 | (ka.FLAG_DISCARD if neuron.discards else 0)

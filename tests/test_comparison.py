@@ -117,6 +117,14 @@ def test_random_trains_against_the_obvious_comparison(a, b, tolerance, tau):
     check(record(a), record(b), tolerance, tau)
 
 
+def test_the_order_of_the_events_does_not_matter():
+    """If this fails, a file written in another order looks like another run."""
+    run = runs.describe(small.run())
+    shuffled = replace(run, events=np.random.default_rng(0).permutation(run.events))
+    assert compare(run, shuffled).first is None
+    assert not compare(shuffled, run).trains[0].differs.any()
+
+
 @settings(deadline=None, max_examples=60)
 @given(spikes, st.data())
 def test_one_moved_spike_differs_by_more_than_the_tolerance_only(rows, data):
