@@ -29,18 +29,16 @@ BINS = 10_000_000  # of one run's account
 class Standing:
     """Where the samples of a run stand at its end, to go on from: `simulate(..., state=run.state)`.
 
-    time: microseconds since the beginning. states: one for each sample; a run that goes on from here takes them over,
-    so a standing serves once. made: what the run it comes from was made of.
+    time: microseconds since the beginning. states: one for each sample; they are not changed by runs that go on from
+    them, so that several may. made: what the run it comes from was made of.
     """
 
     time: float
-    states: list[Any]
+    states: tuple[Any, ...]
     made: tuple[Any, ...]
 
     def check(self, made: tuple[Any, ...], samples: int) -> None:
         """Refuse, in a sentence, to go on with another network, other options or another number of samples."""
-        if not self.states:
-            raise ValueError("this state was used already; go on from the state of the latest run")
         same = self.made[0] is made[0] or network_hash(self.made[0]) == network_hash(made[0])
         if not same or self.made[1:] != made[1:]:
             raise ValueError("the state is of another network or other options (dtype, ties, pulse, bias_period)")
@@ -326,14 +324,17 @@ class Worker:
         return state._replace(record=record)
 
     def _resumed(self, state: ka.State) -> ka.State:
-        """A state at the beginning of another interval: books of its own, the rest as it stands."""
-        books = self._books()
+        """A copy of a state at the beginning of another interval: empty books, the rest as it stands."""
+        cells = ka.Cells(*(array.copy() for array in state.cells))
+        heap, old = state.queue.heap.copy(), state.queue
+        queue = ka.Queue(heap, heap.view(np.float64), old.batch.copy(), old.event.copy(), old.value.copy())
+        books, at = self._books(), state.at.copy()
         books.counts[:] = state.books.counts
-        at = state.at
         at[[ka.A_BIN, ka.A_INPUT, ka.A_PUSHED, ka.A_POPPED, ka.A_SPENT, ka.A_INSIDE]] = 0
         at[ka.A_PEAK] = at[ka.A_HEAP]
-        state.queue.batch[:, ka.B_BIN] = -1  # booked as in flight
-        return state._replace(books=books)
+        queue.batch[:, ka.B_BIN] = -1  # booked as in flight
+        record = ka.Record(*(np.empty_like(array) for array in state.record))
+        return ka.State(cells, queue, at, state.clock.copy(), books, record)
 
     def _fetch(self, state: ka.State, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """Take recorded events and answers out of a state. Units are still channels last."""

@@ -811,7 +811,8 @@ def _cut(source: str | Path | Run | runs.Record, sample: int) -> _Sample:
         unit, per_second = _unit(last)
         edges = (start + np.arange(ticks + 1) * length) * per_second
         rows = max(1, int(np.isfinite(outputs[i, :, 0]).sum()))  # a bin is NaN when it begins behind the stop
-        stop, end = stop * per_second, max(last, stop) * per_second
+        last = stop if stop >= last * (1 - 1e-12) else last  # the same instant, summed in another order
+        stop, end = stop * per_second, last * per_second
     return _Sample(
         record=record,
         index=sample,

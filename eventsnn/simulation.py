@@ -281,7 +281,7 @@ def simulate(
         return run
     standing = None
     if worker.keep and all(s.state is not None for s in results):
-        standing = continuous.Standing(end, [s.state for s in results], made)
+        standing = continuous.Standing(end, tuple(s.state for s in results), made)
     interval = Interval(
         start=start / 1e6,
         duration=(worker.end - start) / 1e6,

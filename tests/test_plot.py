@@ -517,6 +517,22 @@ def test_curves_of_a_run_in_real_time_stand_at_the_ends_of_bins():
     assert any("joined by straight lines" in t for t in texts(figure))
 
 
+@pytest.mark.parametrize("start", [0.0, 0.0305, 0.1, 0.7])
+def test_a_run_that_went_on_to_its_horizon_has_nothing_left_out(start):
+    """If this fails, rounding leaves 1e-15 ms that were "not run", or a resumed run is drawn from 0."""
+    record = timed(stop=0.0205, bins=21)
+    events, end = record.events.copy(), (round(start * 1e6) + 20_500) / 1e6
+    events["time"] += start
+    run = {**record.run, "duration": 0.0205, "start": start}
+    trace = {**record.trace, "stop_time": np.array([end]), "stop_reason": np.array([0])}
+    figure = plot.raster(replace(record, events=events, run=run, trace=trace))
+    words = texts(figure)
+    assert any(t.startswith("horizon, ") for t in words)
+    assert not any(t.startswith("not run") for t in words)
+    unit = 1.0 if end >= 1 else 1e3
+    assert figure.axes[0].get_xlim() == (pytest.approx(start * unit), pytest.approx(end * unit))
+
+
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_a_million_events_are_counted_in_pixels(mode):
     """If this fails, a large run takes minutes to draw, or events vanish between pixels."""
