@@ -840,7 +840,7 @@ def energy(
     if methods:
         print(paper.methods(found, network, runs.read_timing(run), accounts))
         return
-    head = f"{run}: {samples:,} samples, {found['mean_stop']:.2f} ticks and "
+    head = f"{run}: {samples:,} samples, {report.stop_words(found)} and "
     head += f"{report.quantity(found['synops']['delivered'] / samples)} delivered SynOps a sample"
     if conventions:
         _show(head, "", *report.convention_tables(rules))

@@ -190,7 +190,7 @@ class Worker:
         fetched = [self._fetch(state, index)]
         while status in (ka.FULL, ka.GROW):
             if status == ka.GROW:
-                state = grown(state, self.wiring)
+                state = grown(state)
             status = self._kernel(state, feed, False)
             fetched.append(self._fetch(state, index))
         at, books = state.at, state.books
@@ -273,7 +273,7 @@ class Worker:
         w, pace, books = self.wiring, self.pace, self._books()
         largest = int(w.plan.pop[:, k.P_SIZE].max())
         room = max(2 * largest, 64)
-        heap = np.zeros((pace.alarms + room, ka.H_COLUMNS), np.int64)
+        entries = pace.alarms + room
         recorded, answers = max(RECORD_CAPACITY >> 4, largest) if self._records() else 1, ANSWERS
         return ka.State(
             cells=ka.Cells(
@@ -294,8 +294,9 @@ class Worker:
                 waiting=np.zeros(len(self.network.populations), np.uint8),
             ),
             queue=ka.Queue(
-                heap=heap,
-                times=heap.view(np.float64),
+                times=np.zeros(entries),
+                references=np.zeros(entries, np.int64),
+                entry=np.zeros((entries, ka.H_COLUMNS), np.int64),
                 batch=np.zeros((64, ka.B_COLUMNS), np.int64),
                 event=np.zeros((room, ka.E_COLUMNS), np.int64),
                 value=np.zeros(room, self.dtype),
@@ -326,8 +327,7 @@ class Worker:
     def _resumed(self, state: ka.State) -> ka.State:
         """A copy of a state at the beginning of another interval: empty books, the rest as it stands."""
         cells = ka.Cells(*(array.copy() for array in state.cells))
-        heap, old = state.queue.heap.copy(), state.queue
-        queue = ka.Queue(heap, heap.view(np.float64), old.batch.copy(), old.event.copy(), old.value.copy())
+        queue = ka.Queue(*(array.copy() for array in state.queue))
         books, at = self._books(), state.at.copy()
         books.counts[:] = state.books.counts
         at[[ka.A_BIN, ka.A_INPUT, ka.A_PUSHED, ka.A_POPPED, ka.A_SPENT, ka.A_INSIDE]] = 0
@@ -347,21 +347,19 @@ class Worker:
         return events, tuple(a[:asked].copy() for a in shown)
 
 
-def grown(state: ka.State, wiring: Wiring) -> ka.State:
+def grown(state: ka.State) -> ka.State:
     """The same state with twice the room in its queue."""
-    old, at = state.queue, state.at
-    heap = np.concatenate([old.heap, np.zeros_like(old.heap)])
-    batch = np.concatenate([old.batch, np.zeros_like(old.batch)])
-    event = np.concatenate([old.event, np.zeros_like(old.event)])
-    value = np.concatenate([old.value, np.zeros_like(old.value)])
-    for links, column, head, free in (
-        (event, ka.E_NEXT, ka.A_FREE_EVENT, ka.A_FREE_EVENTS),
-        (batch, ka.B_HEAD, ka.A_FREE_BATCH, ka.A_FREE_BATCHES),
+    at = state.at
+    queue = ka.Queue(*(np.concatenate([array, np.zeros_like(array)]) for array in state.queue))
+    for links, column, head in (
+        (queue.entry, ka.H_KEY, ka.A_FREE_ENTRY),
+        (queue.event, ka.E_NEXT, ka.A_FREE_EVENT),
+        (queue.batch, ka.B_HEAD, ka.A_FREE_BATCH),
     ):
-        half = len(links) // 2
+        half = len(links) // 2  # the new half goes in front of what was free
         links[half:, column] = np.arange(half + 1, 2 * half + 1)
-        if half:
-            links[-1, column] = at[head]
-            at[head] = half
-        at[free] += half
-    return state._replace(queue=ka.Queue(heap, heap.view(np.float64), batch, event, value))
+        links[-1, column] = at[head]
+        at[head] = half
+    at[ka.A_FREE_EVENTS] += len(queue.event) // 2
+    at[ka.A_FREE_BATCHES] += len(queue.batch) // 2
+    return state._replace(queue=queue)

@@ -120,8 +120,8 @@ FLAG_CURRENT = 128  # arrivals are currents that last for a pulse
 FLAG_ALIKE = 512  # spikes and leaks; one parameter set, never refractory
 FLAG_BIAS_PULSES = 256  # constants come as pulses of a stated period
 
-# Columns of Queue.heap. An entry below BIAS is a delivery: 2 x connection, + 1 for the end of its pulse.
-H_TIME, H_KEY, H_WHAT, H_ARG, H_COLUMNS = range(5)
+# Columns of Queue.entry. What is below BIAS is a delivery: 2 x connection, + 1 for the end of its pulse.
+H_KEY, H_WHAT, H_ARG, H_COLUMNS = range(4)
 BIAS, CROSSING = 2**40, 2**41
 SEQUENCE_BITS = 44
 B_HEAD, B_TAIL, B_COUNT, B_REFERENCES, B_BIN, B_COLUMNS = range(6)  # B_BIN: -1 if emitted in an earlier interval
@@ -131,6 +131,7 @@ X_TIME, X_START, X_END = range(3)  # State.clock
     A_HEAP,  # entries in the heap
     A_STALE,  # of them alarms that were replaced
     A_SEQUENCE,
+    A_FREE_ENTRY,
     A_FREE_EVENT,
     A_FREE_EVENTS,
     A_FREE_BATCH,
@@ -150,7 +151,7 @@ X_TIME, X_START, X_END = range(3)  # State.clock
     A_POPPED,
     A_PEAK,
     A_COLUMNS,
-) = range(22)
+) = range(23)
 
 RUNNING, STOPPED, HORIZON, FULL, RUNAWAY, GROW, STALE = range(7)
 INFINITE = np.inf
@@ -194,8 +195,9 @@ class Cells(NamedTuple):
 class Queue(NamedTuple):
     """The heap, and the spikes its entries point at."""
 
-    heap: Any  # (n, H_COLUMNS) int64; the time as its bits, which sort as the number does
-    times: Any  # the same memory as float64
+    times: Any  # (n,) float64, a binary heap
+    references: Any  # (n,) int64, the entry of each time
+    entry: Any  # (n, H_COLUMNS) int64, free ones linked by H_KEY
     batch: Any  # (n, B_COLUMNS) int64, free ones linked by B_HEAD
     event: Any  # (n, E_COLUMNS) int64, free ones linked by E_NEXT
     value: Any  # (n,) of graded and multiple events
@@ -253,48 +255,52 @@ class Feed(NamedTuple):
 
 
 @_compiled
-def _put(heap, times, n, time, key, what, arg):
-    """Sift a new entry up from place n."""
-    i = n
+def _put(queue, n, time, reference):
+    """Sift an entry up from place n. Only times and references move; where times are equal the keys decide."""
+    times, references, entry = queue.times, queue.references, queue.entry
+    key, i = entry[reference, H_KEY], n
     while i > 0:
-        parent = (i - 1) >> 2
-        above = times[parent, H_TIME]
-        if above < time or (above == time and heap[parent, H_KEY] < key):
+        parent = (i - 1) >> 1
+        above = times[parent]
+        if above < time or (above == time and entry[references[parent], H_KEY] < key):
             break
-        for column in range(H_COLUMNS):
-            heap[i, column] = heap[parent, column]
+        times[i], references[i] = above, references[parent]
         i = parent
-    times[i, H_TIME] = time
-    heap[i, H_KEY], heap[i, H_WHAT], heap[i, H_ARG] = key, what, arg
+    times[i], references[i] = time, reference
 
 
 @_compiled
-def _sink(heap, times, i, n, time, key, what, arg):
+def _sink(queue, i, n, time, reference):
     """Sift an entry down from place i in a heap of n."""
+    times, references, entry = queue.times, queue.references, queue.entry
+    key = entry[reference, H_KEY]
     while True:
-        child = 4 * i + 1
-        if child >= n:
+        least = 2 * i + 1
+        if least >= n:
             break
-        least, first, rank = child, times[child, H_TIME], heap[child, H_KEY]
-        for other in range(child + 1, min(child + 4, n)):
-            earlier = times[other, H_TIME]
-            if earlier < first or (earlier == first and heap[other, H_KEY] < rank):
-                least, first, rank = other, earlier, heap[other, H_KEY]
-        if time < first or (time == first and key < rank):
+        first, other = times[least], least + 1
+        if other < n:
+            second = times[other]
+            if second < first or (
+                second == first and entry[references[other], H_KEY] < entry[references[least], H_KEY]
+            ):
+                least, first = other, second
+        if time < first or (time == first and key < entry[references[least], H_KEY]):
             break
-        for column in range(H_COLUMNS):
-            heap[i, column] = heap[least, column]
+        times[i], references[i] = first, references[least]
         i = least
-    times[i, H_TIME] = time
-    heap[i, H_KEY], heap[i, H_WHAT], heap[i, H_ARG] = key, what, arg
+    times[i], references[i] = time, reference
 
 
 @_compiled
 def _push(queue, at, time, rank, what, arg):
     """Queue an entry behind all that wait at (time, rank)."""
-    key = (rank << SEQUENCE_BITS) + at[A_SEQUENCE]
+    reference = at[A_FREE_ENTRY]
+    row = queue.entry[reference]
+    at[A_FREE_ENTRY] = row[H_KEY]
+    row[H_KEY], row[H_WHAT], row[H_ARG] = (rank << SEQUENCE_BITS) + at[A_SEQUENCE], what, arg
     at[A_SEQUENCE] += 1
-    _put(queue.heap, queue.times, at[A_HEAP], time, key, what, arg)
+    _put(queue, at[A_HEAP], time, reference)
     at[A_HEAP] += 1
     at[A_PUSHED] += 1
     at[A_PEAK] = max(at[A_PEAK], at[A_HEAP])
@@ -303,23 +309,27 @@ def _push(queue, at, time, rank, what, arg):
 @_compiled
 def _pop(queue, at):
     """Take the first entry: (what, arg)."""
-    heap, times = queue.heap, queue.times
-    what, arg = heap[0, H_WHAT], heap[0, H_ARG]
+    reference = queue.references[0]
+    row = queue.entry[reference]
     n = at[A_HEAP] - 1
     at[A_HEAP] = n
     at[A_POPPED] += 1
     if n > 0:
-        _sink(heap, times, 0, n, times[n, H_TIME], heap[n, H_KEY], heap[n, H_WHAT], heap[n, H_ARG])
-    return what, arg
+        _sink(queue, 0, n, queue.times[n], queue.references[n])
+    row[H_KEY] = at[A_FREE_ENTRY]
+    at[A_FREE_ENTRY] = reference
+    return row[H_WHAT], row[H_ARG]
 
 
 @_entry
 def exercise(queue, at, times, pairs):
-    """Push every time given, then pop and push again `pairs` times, later by the popped time; for the benchmark."""
+    """Push every time given, then pop and push again `pairs` times, later by one of them; for the benchmark."""
+    for i in range(len(queue.entry)):
+        queue.entry[i, H_KEY] = i + 1
     for i in range(len(times)):
         _push(queue, at, times[i], 1, 0, 0)
     for i in range(pairs):
-        now = queue.times[0, H_TIME]
+        now = queue.times[0]
         _pop(queue, at)
         _push(queue, at, now + times[i % len(times)], 1, 0, 0)
 
@@ -327,17 +337,19 @@ def exercise(queue, at, times, pairs):
 @_compiled
 def _sweep(queue, cells, at):
     """Throw stale alarms out and make a heap of the rest. What is left keeps its keys, so its order."""
-    heap, times = queue.heap, queue.times
+    times, references = queue.times, queue.references
     kept = 0
     for i in range(at[A_HEAP]):
-        if heap[i, H_WHAT] >= CROSSING and cells.generation[heap[i, H_WHAT] - CROSSING] != heap[i, H_ARG]:
+        row = queue.entry[references[i]]
+        if row[H_WHAT] >= CROSSING and cells.generation[row[H_WHAT] - CROSSING] != row[H_ARG]:
+            row[H_KEY] = at[A_FREE_ENTRY]
+            at[A_FREE_ENTRY] = references[i]
             continue
-        for column in range(H_COLUMNS):
-            heap[kept, column] = heap[i, column]
+        times[kept], references[kept] = times[i], references[i]
         kept += 1
     at[A_HEAP], at[A_STALE] = kept, 0
-    for i in range((kept - 2) // 4, -1, -1):
-        _sink(heap, times, i, kept, times[i, H_TIME], heap[i, H_KEY], heap[i, H_WHAT], heap[i, H_ARG])
+    for i in range(kept // 2 - 1, -1, -1):
+        _sink(queue, i, kept, times[i], references[i])
 
 
 # ------------------------------------------------------------------------------------------------- batches of spikes
@@ -1058,6 +1070,8 @@ def _begin(plan, timing, state, feed):
     cells.span[:] = 0
     cells.waiting[:] = 0
     state.books.counts[:] = 0
+    for i in range(len(queue.entry)):
+        queue.entry[i, H_KEY] = i + 1
     for i in range(len(queue.event)):
         queue.event[i, E_NEXT] = i + 1
     for i in range(len(queue.batch)):
@@ -1104,7 +1118,7 @@ def _room(plan, state, p, emitted):
     """Whether a turn of population p that emits so many events fits into queue and record: RUNNING, FULL or GROW."""
     at, queue = state.at, state.queue
     entries = 2 * (plan.pop[p, P_LAST_OUT] - plan.pop[p, P_FIRST_OUT]) + emitted + 2
-    if at[A_HEAP] + entries > len(queue.heap) or at[A_FREE_EVENTS] <= emitted or at[A_FREE_BATCHES] <= 1:
+    if at[A_HEAP] + entries > len(queue.times) or at[A_FREE_EVENTS] <= emitted or at[A_FREE_BATCHES] <= 1:
         return GROW
     if plan.pop[p, P_RECORD] and at[A_RECORDED] + emitted > len(state.record.value):
         return FULL
@@ -1141,8 +1155,8 @@ def _instant(plan, timing, state, policy, thresholds, scale, size):
             at[A_LOW] += 1
         due = 2 * at[A_LOW] + 1
         queued = 2 * orders + 1  # nothing
-        if at[A_HEAP] > 0 and queue.times[0, H_TIME] <= now:
-            queued = queue.heap[0, H_KEY] >> SEQUENCE_BITS
+        if at[A_HEAP] > 0 and queue.times[0] <= now:
+            queued = queue.entry[queue.references[0], H_KEY] >> SEQUENCE_BITS
         if at[A_ASK] and min(due, queued) > watched:
             if at[A_STAMPED] == len(state.record.asked):
                 return FULL
@@ -1158,11 +1172,12 @@ def _instant(plan, timing, state, policy, thresholds, scale, size):
                 return RUNNING
             target = timing.by_order[queued >> 1]
             if timing.serial:  # its events are tested one by one
-                left = queue.batch[queue.heap[0, H_ARG], B_COUNT] if queue.heap[0, H_WHAT] < BIAS else 1
+                first = queue.entry[queue.references[0]]
+                left = queue.batch[first[H_ARG], B_COUNT] if first[H_WHAT] < BIAS else 1
                 status = _room(plan, state, target, left * plan.pop[target, P_SIZE])
                 if status != RUNNING:
                     return status
-            elif at[A_HEAP] + 2 > len(queue.heap):
+            elif at[A_HEAP] + 2 > len(queue.times):
                 return GROW
             what, arg = _pop(queue, at)
             if what < BIAS:
@@ -1192,10 +1207,10 @@ def _left_in_flight(plan, timing, state):
     if books.taps.size == 0:
         return
     for i in range(state.at[A_HEAP]):
-        what = queue.heap[i, H_WHAT]
+        what, batch = queue.entry[queue.references[i], H_WHAT], queue.entry[queue.references[i], H_ARG]
         if what >= BIAS or what & 1:
             continue
-        c, batch = what >> 1, queue.heap[i, H_ARG]
+        c = what >> 1
         spikes = timing.pop[plan.con[c, C_SOURCE], T_FLAGS] & FLAG_SPIKES
         event = queue.batch[batch, B_HEAD]
         while event >= 0:
@@ -1227,7 +1242,7 @@ def run(plan, timing, state, feed, policy, thresholds, scale, size, fresh):
         if not at[A_INSIDE]:
             now = clock[X_END]
             if at[A_HEAP] > 0:
-                now = min(now, queue.times[0, H_TIME])
+                now = min(now, queue.times[0])
             if at[A_INPUT] < len(feed.time):
                 now = min(now, feed.time[at[A_INPUT]])
             if now >= clock[X_END]:

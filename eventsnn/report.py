@@ -372,6 +372,11 @@ def calibration_line(calibration: Mapping[str, Any], samples: int) -> str:
 # -------------------------------------------------------------------------------------- energy and other people's rules
 
 
+def stop_words(found: Mapping[str, Any]) -> str:
+    """When the samples of a summary stopped on average: "3.21 ticks", "12.3 ms"."""
+    return f"{found['mean_stop']:.2f} ticks" if found["stop_unit"] == "ticks" else seconds_words(found["mean_stop"])
+
+
 def seconds_words(seconds: float) -> str:
     """A time for people: "1.234 s", "56.7 ms", "8 us"."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):

@@ -222,8 +222,6 @@ def simulate(
         given = {"duration": duration, "pulse": pulse, "bias_period": bias_period, "state": state}
         for name in [name for name, value in given.items() if value is not None] + ["ties"] * (ties != "together"):
             raise ValueError(f"{name} belongs to continuous time; give it with mode async")
-    if layer_delay:
-        network = network.with_layer_delay(layer_delay)
     start = end = 0.0
     if timed:
         continuous.check(network, bias_period=bias_period, pulse=pulse)
@@ -240,6 +238,8 @@ def simulate(
     output = network[network.output]
     check_policy(policy, network.readout, output.size)
     check_calibrated(policy, network, ticks, layer_delay)
+    if layer_delay:
+        network = network.with_layer_delay(layer_delay)
     if count == "spikes" and policy.reason == StopReason.BUDGET:
         raise ValueError("a budget of SynOps needs them counted; run with count='connections'")
     recorded, membranes = _recorded(network, record)
