@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import math
 import re
 import runpy
 import subprocess
@@ -52,8 +53,45 @@ def test_from_pytorch():
     assert lines[-1].startswith("spikes that differ from PyTorch's: 0 of ")
 
 
+def test_continuous_time():
+    """Alone the neuron crosses at -tau ln(1 - 15/40); each other time solves the same law piece by piece."""
+    lines = dict(line.split(":", 1) for line in printed("04_continuous_time.py"))
+    found = {name: float(text.split()[0]) for name, text in lines.items()}
+    formula = -10 * math.log(1 - 15 / 40)
+    assert (
+        found["the formula"] == found["drive alone"] == found["inhibited a us later"] == pytest.approx(formula, 1e-12)
+    )
+    for name, at, jump in (("excited at 3 ms", 3.0, 3.0), ("inhibited at 4.7 ms", 4.7, -3.0)):
+        v = 40 * (1 - math.exp(-at / 10)) + jump
+        assert found[name] == pytest.approx(at + 10 * math.log((40 - v) / (40 - 15)), abs=1e-11)
+
+
+def test_both_modes():
+    lines = printed("05_both_modes.py")
+    rows = {line[:18].strip(): line[18:].split() for line in lines[1:4]}
+    accuracy = {name: float(row[0].rstrip("%")) for name, row in rows.items()}
+    assert min(accuracy.values()) > 90
+    assert rows["ticks of 1 ms"][1] == "100.0%"
+    assert len({row[2] for row in rows.values()}) == 3  # three disciplines, three bills
+    assert re.fullmatch(r"first difference: sample \d+, conv\d, neuron \d+", lines[-1])
+
+
+def test_event_camera():
+    lines = printed("06_event_camera.py")
+    assert lines[0].startswith("200,000 events in 100 windows of 0.1 s, ")
+    assert all(int(n) > 0 for n in lines[1].removeprefix("output spikes:").split())
+    assert lines[2].endswith("True")
+
+
 def test_every_example_is_tested():
-    assert {p.name for p in EXAMPLES.glob("*.py")} == {"01_one_neuron.py", "02_stop_early.py", "03_from_pytorch.py"}
+    assert {p.name for p in EXAMPLES.glob("*.py")} == {
+        "01_one_neuron.py",
+        "02_stop_early.py",
+        "03_from_pytorch.py",
+        "04_continuous_time.py",
+        "05_both_modes.py",
+        "06_event_camera.py",
+    }
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in EXAMPLES.glob("*.py")))

@@ -1,4 +1,4 @@
-"""How fast the engine is: against the memory's limit, and against PyTorch stepping the same network.
+"""How fast the engine is: against the memory's limit, against PyTorch stepping the same network, and in real time.
 
     python tools/bench.py [--rounds 9] [--images 10] [--json bench.json]
 
@@ -9,6 +9,10 @@ with random weights.
 
 `stream_limit()` is the fastest this core adds weights onto membranes: rows of 3 x C_out float32 from 256 kB (in L2)
 added onto an accumulator of 8 kB (in L1), one row after the other.
+
+In continuous time the queue is held against `bare_heap`, a binary heap of times with one number each and nothing else,
+at 10,000 pending entries; and networks run on microsecond events: `cnn_sinabs.nir` on N-MNIST where the data are at
+hand, and one with random weights on random events.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +35,10 @@ import torch.nn.functional as F
 from numba import njit
 
 import eventsnn as es
-from eventsnn import import_torch, kernels_sync, layouts
+from eventsnn import import_torch, kernels_async, kernels_sync, layouts
 from eventsnn.network import Connection, Conv, Dense, Flatten, Identity, Network, Population
-from eventsnn.neurons import IF, Input, Integrator
+from eventsnn.neurons import IF, LIF, Input, Integrator
+from eventsnn.readers import read_input
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -66,9 +73,11 @@ def main() -> None:
             "eventsnn": ours,
             "torch 1": batch_1,
             **counting_runs(network, images[: options.images], options.ticks),
+            **queue_runs(),
         },
         options.rounds,
     )
+    timed = async_runs(measured, options.rounds)
     measured |= interleave({"torch 64": batch_64}, 3)
 
     rate = {c: adds / measured[f"limit {c}"] for c, (_, adds) in limits.items()}
@@ -102,6 +111,7 @@ def main() -> None:
             }
             for name in (RESNET, EVENTS)
         },
+        "continuous": timed,
     }
     show(found)
     if options.json:
@@ -270,6 +280,95 @@ def counting_runs(network: Network, images: np.ndarray, ticks: int) -> dict[str,
     return works | recorded
 
 
+PENDING, PAIRS = 10_000, 500_000
+
+
+@njit(nogil=True)
+def bare_heap(times, number, later, pairs):
+    """Pop and push `pairs` times: the least a heap can do."""
+    n = len(times)
+    for k in range(pairs):
+        now, who = times[0], number[0]
+        last, last_number, i = times[n - 1], number[n - 1], 0
+        while True:
+            child = 2 * i + 1
+            if child >= n - 1:
+                break
+            if child + 1 < n - 1 and times[child + 1] < times[child]:
+                child += 1
+            if times[child] >= last:
+                break
+            times[i], number[i] = times[child], number[child]
+            i = child
+        times[i], number[i] = last, last_number
+        now += later[k % n]
+        i = n - 1
+        while i > 0 and times[(i - 1) // 2] > now:
+            times[i], number[i] = times[(i - 1) // 2], number[(i - 1) // 2]
+            i = (i - 1) // 2
+        times[i], number[i] = now, who
+
+
+def queue_runs() -> dict[str, Callable[[], None]]:
+    """The same pairs of push and pop on the engine's queue and on a bare heap, 10,000 pending."""
+    later = np.random.default_rng(0).exponential(PENDING, PENDING)
+    empty = np.zeros((1, kernels_async.B_COLUMNS), np.int64)
+    room = PENDING + 1
+    entries = np.zeros((room, kernels_async.H_COLUMNS), np.int64)
+    queue = kernels_async.Queue(np.zeros(room), np.zeros(room, np.int64), entries, empty, empty, np.zeros(1))
+
+    def ours() -> None:
+        kernels_async.exercise(queue, np.zeros(kernels_async.A_COLUMNS, np.int64), later, PAIRS)
+
+    def bare() -> None:
+        bare_heap(np.sort(later), np.arange(PENDING), later, PAIRS)
+
+    return {"queue": ours, "bare heap": bare}
+
+
+def async_runs(measured: dict[str, float], rounds: int) -> dict[str, Any]:
+    """Pairs of push and pop a second, and SynOps a second of convolutional networks on microsecond events."""
+    found: dict[str, Any] = {
+        "pairs_per_second": PAIRS / measured["queue"],
+        "of_bare_heap": measured["bare heap"] / measured["queue"],
+    }
+    networks: dict[str, tuple[Network, es.Events, float]] = {}
+    file, data = DATA / "models" / "nir" / "cnn_sinabs.nir", DATA / "data" / "nmnist_subset.h5"
+    if file.is_file():
+        network = replace(es.load(file, assume="sinabs"), encoding="events", tick_seconds=1e-3)
+        recordings = read_input(data, network, keys="t,x,y,p,offsets,labels,split=1", limit=20).inputs
+        networks[file.name] = network, recordings, 0.31
+    quiet, events = event_network()
+    networks["three convolutions, IF"] = quiet, events, 0.1
+    leaky = [
+        replace(p, neuron=LIF(threshold=0.5, alpha=0.9)) if isinstance(p.neuron, IF) else p for p in quiet.populations
+    ]
+    networks["three convolutions, LIF"] = replace(quiet, populations=tuple(leaky)), events, 0.1
+    runs: dict[str, es.Run] = {}
+
+    def run(name: str) -> float:
+        network, samples, duration = networks[name]
+        runs[name] = es.simulate(network, samples, mode="async", duration=duration, watchdog=es.Fixed())
+        return runs[name].seconds
+
+    seconds = interleave({name: partial(run, name) for name in networks}, max(3, rounds // 3))
+    for name, one in runs.items():
+        synops = int(one.ledger.synops(kind="structural").sum())
+        widest = sum(c.delay > 0 for c in one.network.connections)
+        found[name] = {
+            "synops": synops,
+            "synops_per_second": synops / seconds[name],
+            "queue_peak": int(one.queue_peak.max()),
+            # without delays and drives: a batch for each connection of the population that has just fired
+            "queue_bound": max(
+                sum(c.source == p.name for c in one.network.connections) for p in one.network.populations
+            )
+            if not widest
+            else None,
+        }
+    return found
+
+
 def event_network() -> tuple[Network, es.Events]:
     """An event-camera network without biases (2x34x34, three convolutions of stride 2, dense) and 20 random samples."""
     rng = np.random.default_rng(0)
@@ -389,6 +488,18 @@ def show(found: dict[str, Any]) -> None:
             f"  {name}: by connection and tick {row['connections']:.3f}, by neuron, too, {row['sources']:.3f}; ", end=""
         )
         print(f"where spikes are recorded anyway, by connection and tick {row['recorded']:.3f}")
+    row = found["continuous"]
+    print("\nContinuous time, float64:")
+    print(
+        f"  queue, {PENDING:,} pending: {row['pairs_per_second'] / 1e6:.1f} million pairs of push and pop/s, "
+        f"{row['of_bare_heap']:.2f} of a bare heap"
+    )
+    for name in list(row)[2:]:
+        one = row[name]
+        print(
+            f"  {name}: {one['synops_per_second'] / 1e9:.2f} billion structural SynOps/s, at most {one['queue_peak']} "
+            f"pending entries (bound {one['queue_bound']})"
+        )
 
 
 if __name__ == "__main__":

@@ -1,36 +1,43 @@
 """The oracles on real checkpoints and data, too large for the test suite. Results: docs/validation.md.
 
-    python tools/validate.py [--only spikes|accuracy|witnesses|audit] [--images N]
+    python tools/validate.py [--only spikes|accuracy|witnesses|audit|truth|modes] [--images N]
 
 spikes: the converted ResNet-20 against a plain PyTorch stepper with the same folded weights, 32 ticks, 20 images: every
 spike of all populations in float64; in float32 the differences, each first one of which must be a rounding tie.
 accuracy: the same network on the 1,000 exact CIFAR-10 test images at 32, 64, 128 and 256 ticks.
 witnesses: its counts, 8 ticks, 20 images, against sinabs, spikingjelly and NeuroBench on the recorded rasters.
 audit: the same runs written to a folder and recounted from their events.
+truth: continuous time against closed forms, published traces, and 500 random networks in 50-digit arithmetic.
+modes: `cnn_sinabs.nir` on 100 N-MNIST recordings, and the packaged digits, in ticks and in continuous time.
 
-Needs the data of EVENTSNN_DATA, or ../shared.
+Needs the data of EVENTSNN_DATA, or ../shared, but for `truth`.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import eventsnn as es
-from eventsnn import import_torch, layouts
+from eventsnn import comparison, import_torch, layouts
 from eventsnn.audit import audit, lines
+from eventsnn.cli import packaged
 from eventsnn.inputs import prepare_images
 from eventsnn.ledger import wilson
 from eventsnn.network import AdaptivePool, AddressMap, Conv, Dense, Pool
-from eventsnn.neurons import IF, Input
+from eventsnn.neurons import IF, LIF, Input
+from eventsnn.readers import read_input
 from eventsnn.report import predictions_by_tick
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,10 +51,14 @@ from tools.samples import decoded  # noqa: E402
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=["spikes", "accuracy", "witnesses", "audit"])
+    parser.add_argument("--only", choices=["spikes", "accuracy", "witnesses", "audit", "truth", "modes"])
     parser.add_argument("--images", type=int, help="use the first N images")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
+    if options.only in (None, "truth") and not truth():
+        sys.exit(1)
+    if options.only == "truth":
+        return
     checkpoint = DATA / "models" / "resnet_cifar10" / "resnet20-12fca82f.th"
     if not checkpoint.is_file():
         sys.exit(f"validate: {checkpoint} is absent; set EVENTSNN_DATA")
@@ -63,6 +74,8 @@ def main() -> None:
         sound &= witnesses(network, images)
     if options.only in (None, "audit"):
         sound &= recount(network, images)
+    if options.only in (None, "modes"):
+        modes(options.jobs)
     if options.only in (None, "accuracy"):
         accuracy(module, network, *cifar("test_lossless", options.images or 1000), options.jobs)
     sys.exit(0 if sound else 1)
@@ -172,6 +185,95 @@ def recount(network: es.Network, images: np.ndarray, ticks: int = 8) -> bool:
     print(*lines(found), sep="\n")
     print(f"({len(images)} images, {ticks} ticks, {time.perf_counter() - seconds:.0f} s)", flush=True)
     return found.agrees
+
+
+def truth() -> bool:
+    """Print what continuous time gives where the truth is known; returns whether all of it is right."""
+    import test_async_exact as exactly
+
+    seconds, sound = time.perf_counter(), True
+
+    def say(what: str, found: object, wanted: object, right: bool) -> None:
+        nonlocal sound
+        sound &= right
+        print(f"{'ok' if right else 'WRONG':>5}  {what}: {found}; the truth is {wanted}", flush=True)
+
+    first = exactly.train(exactly.nest_neuron(15.0), [], 0.02)[0][0] / 1e3
+    wanted = -10 * math.log(1 - 0.375)
+    say("first spike of NEST's neuron (G2), ms", repr(first), repr(wanted), abs(first - wanted) <= 1e-13)
+    leaky = exactly.one_neuron(LIF(tau=0.01, threshold=15.0, reset="value", refractory=2), bias=4.0, tick=1e-3)
+    times = np.array([t for t, _ in exactly.train(leaky, [], 1.0)]) / 1e3
+    wanted = 2 - 10 * math.log(1 - 15 / 40)
+    far = float(np.max(np.abs(np.diff(times) / wanted - 1)))
+    say(f"{len(times) - 1} intervals under constant drive, largest relative error", f"{far:.1e}", 0, far <= 1e-12)
+    pulses = [(1000 * int(ms), 0) for ms in exactly.NIR_PULSES.split()]
+    bins = [math.floor(t / 100) / 10 for t, _ in exactly.train(exactly.nir_neuron(), pulses, 0.1, pulse=1e-4)]
+    published = [b / 10 for b in exactly.NIR_BINS]
+    say("the NIR paper's exact LIF (G1), ms", bins, published, bins == published)
+    for name, law in (
+        ("soft resets conserve charge, 20 networks", exactly.test_soft_resets_conserve_charge),
+        (
+            "arrivals of one instant in any order, 20 networks",
+            exactly.test_the_order_of_arrivals_of_one_instant_does_not_matter,
+        ),
+    ):
+        broken = failures(law, range(20))
+        say(name, f"{len(broken)} broken", "0 broken", not broken)
+
+    cases = exactly.CHUNKS * exactly.CHUNK
+    spikes, wrong, grazing, worst = 0, 0, 0, 0.0
+    for seed in range(cases):
+        case, net, reference, kappa, drawn_again = exactly.drawn(seed)
+        found = exactly.run(case.network, case.events, case.duration)
+        wrong += bool(exactly.differences(case, net, reference, kappa, found) or exactly.residuals(net, found))
+        spikes += len(reference.spikes)
+        grazing += drawn_again
+        worst = max([worst, *kappa])
+    share = grazing / (cases + grazing)
+    say(f"{cases} random recurrent networks, {spikes:,} events", f"{wrong} differ", "mpmath's", not wrong)
+    say("of all drawn, too close to call", f"{grazing} ({share:.2%})", "at most 1 %", share <= 0.01)
+    print(f"(largest condition number {worst:.0f}; {time.perf_counter() - seconds:.0f} s)", flush=True)
+    return sound
+
+
+def failures(law: Callable[[int], None], seeds: range) -> list[int]:
+    """Seeds with which a test of the suite fails."""
+    broken = []
+    for seed in seeds:
+        try:
+            law(seed)
+        except AssertionError:
+            broken.append(seed)
+    return broken
+
+
+def modes(jobs: int) -> None:
+    """Print what two networks give in ticks and in continuous time, and where the two part."""
+    network = es.load(DATA / "models" / "nir" / "cnn_sinabs.nir", assume="sinabs")
+    network = replace(network, encoding="events", tick_seconds=1e-3)
+    file = DATA / "data" / "nmnist_subset.h5"
+    recordings = read_input(file, network, keys="t,x,y,p,offsets,labels,split=1")
+    both("cnn_sinabs.nir, 100 N-MNIST recordings", network, recordings.inputs, recordings.labels, 310, jobs)
+    digits = replace(es.load(packaged("digits.h5")), tick_seconds=1e-3)
+    held_out = read_input(packaged("digits-heldout.npz"), digits)
+    both("the packaged digits network", digits, held_out.inputs, held_out.labels, 16, jobs)
+
+
+def both(
+    name: str, network: es.Network, inputs: np.ndarray | es.Events, labels: np.ndarray, ticks: int, jobs: int
+) -> None:
+    """Print accuracy, spikes and SynOps of a network in both modes, and how far their spikes are apart."""
+    options = {"ticks": ticks, "watchdog": es.Fixed(), "record": "spikes", "jobs": jobs}
+    clocked = es.simulate(network, inputs, labels, dtype="float64", **options)
+    runs = {"ticks of 1 ms": clocked, "continuous time": es.simulate(network, inputs, labels, mode="async", **options)}
+    print(f"{name}:")
+    for mode, run in runs.items():
+        synops = int(run.ledger.synops().sum())
+        show(mode, int(np.sum(run.predictions == run.labels)), len(labels), synops)
+        print(
+            f"{'':>12}{int(run.ledger.spikes().sum()):,} spikes, at most {run.queue_peak.max():,} entries in the queue"
+        )
+    print(*comparison.lines(comparison.compare(*runs.values())), sep="\n")
 
 
 def accuracy(module: torch.nn.Module, network: es.Network, images: np.ndarray, labels: np.ndarray, jobs: int) -> None:
