@@ -2,7 +2,8 @@
 
 Nothing here is shared with the engine: no kernel, no table, no address arithmetic. The engine walks from a unit to its
 targets, an event at a time. Here every step of a connection is a sparse matrix that says which positions every position
-behind it *reads*; counts are products of such matrices with the numbers of events in a tick.
+behind it *reads*; counts are products of such matrices with the numbers of events in a tick, in continuous time in an
+instant.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from eventsnn.network import (
 )
 from eventsnn.neurons import IF, LIF, Input, Integrator, Relay
 
+NAMES = ("scope", "name", "quantity")
 KINDS = ("structural", "units", "effective", "effective_per_tick", "delivered", "dropped", "in_flight")
 CLASSES = ("ac", "mac", "identity", "pool")
 OPERATIONS = ("neuron_update", "neuron_update_clocked", "threshold_test", "reset", "decay", "decay_clocked", "bias")
@@ -47,6 +49,7 @@ TRACE = {"outputs": 3, "synops": 2, "stop_time": 1, "stop_reason": 1, "predictio
 TABLES = ("layers.csv", "connections.csv", "samples.csv", "statistics.csv")
 SHOWN = 20  # differences that are told one by one
 CELLS = 2**22  # numbers of one population that are held at a time: 32 MB
+NUMBER = int | float
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ def audit(folder: str | Path, weights: str | Path | None = None) -> Audit:
         _compare_events(compare)
         _compare_stops(compare)
         if compare.can_recount:
-            account = _Account(network, books)
+            account = _account(network, books)
+            compare.unknown += account.unknown
             _compare_counts(compare, account)
             _compare_trace(compare, account)
             _compare_sources(compare, account)
@@ -118,14 +122,19 @@ def digest(events: Mapping[str, np.ndarray] | np.ndarray, samples: int, populati
 
     events: arrays by the names sample, time, population, neuron (whole numbers) and value (float64), or a structured
     array of them. Every event adds, modulo 2**64, mix(mix(2**32 time + neuron) xor the bits of its value), where mix is
-    the finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
+    the finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014). A time in seconds counts as mix(its bits).
     """
-    key = np.left_shift(events["time"].astype(np.uint64), np.uint64(32)) + events["neuron"].astype(np.uint64)
-    bits = np.ascontiguousarray(events["value"], "<f8").view("<u8").astype(np.uint64)
-    word = _mixed(np.bitwise_xor(_mixed(key), bits))
+    is_real = events["time"].dtype.kind == "f"
+    time = _mixed(_bits(events["time"])) if is_real else events["time"].astype(np.uint64)
+    key = np.left_shift(time, np.uint64(32)) + events["neuron"].astype(np.uint64)
+    word = _mixed(np.bitwise_xor(_mixed(key), _bits(events["value"])))
     sums = np.zeros(samples * populations, np.uint64)
     np.add.at(sums, events["sample"].astype(np.int64) * populations + events["population"], word)
     return sums.reshape(samples, populations)
+
+
+def _bits(number: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(number, "<f8").view("<u8").astype(np.uint64)
 
 
 def _mixed(word: np.ndarray) -> np.ndarray:
@@ -137,9 +146,34 @@ def _mixed(word: np.ndarray) -> np.ndarray:
 # -------------------------------------------------------------------------------------------------- files of the run
 
 
+@dataclass(frozen=True)
+class _Clock:
+    """What only a run in continuous time has, in microseconds; pulse, period: 0 for none. ends: in seconds."""
+
+    start: float
+    end: float
+    tick: float
+    pulse: float
+    period: float
+    is_serial: bool
+
+    @property
+    def ends(self) -> float:
+        return self.end / 1e6
+
+    @property
+    def count(self) -> int:
+        """Bins of the account; what rounding leaves over makes none."""
+        return max(1, math.ceil((self.end - self.start) / self.tick * (1 - 1e-12)))
+
+    def bins(self, time: np.ndarray, ticks: int) -> np.ndarray:
+        """The bins of the account that moments in microseconds lie in."""
+        return np.minimum(np.floor((time - self.start) / self.tick), ticks - 1).astype(np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class _Books:
-    """A run folder as it lies there: JSON objects, rows of CSV files, arrays by name."""
+    """A run folder as it lies there: JSON objects, rows of CSV files, arrays by name. clock: None in whole ticks."""
 
     folder: Path
     run: dict[str, Any]
@@ -150,39 +184,73 @@ class _Books:
     sources: dict[str, Any] | None
     samples: int
     ticks: int
+    clock: _Clock | None
 
 
 def _open_books(folder: Path) -> _Books:
     run, network = _json(folder / "run.json"), _json(folder / "network.json")
-    if _at(run, "mode") != "sync":
-        raise ValueError(f"run.json has mode {run['mode']!r}; only runs in mode sync can be recounted")
+    if _at(run, "mode") not in ("sync", "async"):
+        raise ValueError(f"run.json has mode {run['mode']!r}; only runs in mode sync or async can be recounted")
+    clock = _clock(run) if run["mode"] == "async" else None
     samples, ticks = _at(run, "input", "samples", kind=int), _at(run, "ticks", kind=int)
     if samples < 1 or ticks < 1:
         raise ValueError(f"run.json has {samples} samples and {ticks} ticks, wanted 1 or more of both")
     if not (folder / "events.h5").exists():
         raise ValueError("the events were not recorded; run it again with --record spikes")
     events = _hdf5(folder / "events.h5", (*COLUMNS, "offsets", "digest"))
+    real = ("value",) if clock is None else ("value", "time")
     for name in COLUMNS:
         column, count = events[name], events["sample"].shape
-        if column.dtype.kind not in ("f" if name == "value" else "iu") or column.ndim != 1 or column.shape != count:
+        if column.dtype.kind not in ("f" if name in real else "iu") or column.ndim != 1 or column.shape != count:
             raise ValueError(
                 f"events.h5 has {name} of shape {column.shape} and dtype {column.dtype}, wanted numbers "
-                f"as many as samples, {count}, whole but for the value"
+                f"as many as samples, {count}, whole but for the {' and the '.join(real)}"
             )
-        events[name] = column.astype(np.float64 if name == "value" else np.int64)
+        events[name] = column.astype(np.float64 if name in real else np.int64)
     trace = _hdf5(folder / "trace.h5", TRACE)
     for name, dimensions in ({**TRACE, "labels": 1} if "labels" in trace else TRACE).items():
         array, wanted = trace[name], (samples, ticks)[:dimensions]
-        is_kind = array.dtype.kind in ("f" if name == "outputs" else "iub")
+        is_kind = array.dtype.kind in ("f" if name == "outputs" or (clock and name == "stop_time") else "iub")
         if array.ndim != dimensions or array.shape[:2] != wanted or not is_kind:
             raise ValueError(f"trace.h5 has {name} of shape {array.shape} and dtype {array.dtype}, wanted {wanted}")
     low, high = trace["stop_time"].min(), trace["stop_time"].max()
-    if low < 1 or high > ticks:
-        raise ValueError(f"trace.h5 has stop times from {low} to {high}, wanted 1 to {ticks}")
+    least, most = (1, ticks) if clock is None else (clock.start / 1e6, clock.ends)
+    if not (low >= least and high <= most):
+        raise ValueError(f"trace.h5 has stop times from {low} to {high}, wanted {least} to {most}")
     rows = {name: _csv(folder / name) for name in TABLES}
     has_sources = (folder / "sources.h5").exists() or _at(run, "recorded", "sources", kind=list)
     sources = _hdf5(folder / "sources.h5", ("emitted", "fan_out"), dict) if has_sources else None
-    return _Books(folder, run, network, rows, trace, events, sources, samples, ticks)
+    return _Books(folder, run, network, rows, trace, events, sources, samples, ticks, clock)
+
+
+def _clock(run: dict[str, Any]) -> _Clock:
+    found = {name: _at(run, name, kind=NUMBER) for name in ("start", "duration", "tick_seconds")}
+    for name in ("pulse", "bias_period"):
+        found[name] = 0 if _at(run, name) is None else _at(run, name, kind=NUMBER)
+    for name, seconds in found.items():
+        if not 0 <= seconds < math.inf or (name in ("duration", "tick_seconds") and not seconds):
+            raise ValueError(f"run.json has {seconds!r} for {name}, wanted a positive number of seconds")
+    start, length = (float(_divided(found[name])[0]) for name in ("start", "duration"))
+    tick, pulse, period = _whole(found["tick_seconds"]), found["pulse"] * 1e6, _whole(found["bias_period"])
+    return _Clock(start, start + length, tick, pulse, period, run.get("arrivals") == "serial")
+
+
+def _divided(seconds: np.ndarray | float) -> np.ndarray:
+    """(2, ...) the numbers that, divided by 1e6, are these seconds, a whole one first; one twice if it is alone."""
+    near = np.asarray(seconds) * 1e6
+    first, second = np.full((2, *near.shape), np.nan)
+    for guess in (np.rint(near), near, np.nextafter(near, np.inf), np.nextafter(near, -np.inf)):
+        fits = guess / 1e6 == seconds
+        second = np.where(fits & ~np.isnan(first) & (guess != first), guess, second)
+        first = np.where(fits & np.isnan(first), guess, first)
+    first = np.where(np.isnan(first), near, first)
+    return np.stack([first, np.where(np.isnan(second), first, second)])
+
+
+def _whole(seconds: float) -> float:
+    """Seconds as microseconds; what is within a millionth of a whole number of them is that number."""
+    found = seconds * 1e6
+    return float(round(found)) if abs(found - round(found)) <= 1e-6 * round(found) else found
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -197,14 +265,15 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _at(content: Any, *keys: str, kind: type = object, file: str = "run.json") -> Any:
+def _at(content: Any, *keys: str, kind: Any = object, file: str = "run.json") -> Any:
     """The value under a path of keys; raises ValueError naming the path where it is missing or of another kind."""
     for depth, key in enumerate(keys):
         if not isinstance(content, dict) or key not in content:
             raise ValueError(f"{file} lacks {'.'.join(keys[: depth + 1])}; was it written by another eventsnn?")
         content = content[key]
-    if not isinstance(content, kind) or (kind is int and isinstance(content, bool)):
-        wanted = {int: "a whole number", list: "a list", dict: "an object"}.get(kind, "an array")
+    if not isinstance(content, kind) or (kind in (int, NUMBER) and isinstance(content, bool)):
+        words: dict[Any, str] = {int: "a whole number", list: "a list", dict: "an object", NUMBER: "a number"}
+        wanted = words.get(kind, "an array")
         raise ValueError(f"{file} has {content!r} for {'.'.join(keys)}, wanted {wanted}")
     return content
 
@@ -327,6 +396,16 @@ class _Step:
         grouped = read.reshape(self.groups, self.outputs, behind).sum(1) @ self.reads
         return np.broadcast_to(grouped[:, None], (self.groups, self.inputs, in_front)).ravel()
 
+    def tables(self) -> list[sparse.csr_array]:
+        """`push` as a product of sparse tables: channels of a group together, what reads them, and all its outputs."""
+        behind, in_front = self.reads.shape
+        groups, front, back = (sparse.eye_array(n, dtype=np.int64) for n in (self.groups, in_front, behind))
+        gathered = sparse.kron(sparse.kron(groups, np.ones((self.inputs, 1), np.int64)), front, format="csr")
+        spread = sparse.kron(sparse.kron(groups, np.ones((1, self.outputs), np.int64)), back)
+        silent = [sparse.csr_array((spread.shape[0], n * behind), dtype=np.int64) for n in self.silent]
+        read = sparse.kron(groups, self.reads.T, format="csr")
+        return [gathered, read, sparse.hstack([silent[0], spread, silent[1]], format="csr")]
+
 
 def _step(what: Any, shape: Shape) -> tuple[_Step, Shape]:
     """A map or operation on a grid of `shape`, and the shape behind it."""
@@ -423,7 +502,7 @@ class _Route:
             step, shape = _step(what, shape)
             steps.append(step)
 
-        self.steps, self.before = steps, steps[:place]
+        self.steps, self.before, self.tables = steps, steps[:place], [t for step in steps for t in step.tables()]
         pools = [i for i, step in enumerate(steps) if step.is_pool]
         self.pool = np.zeros(source.size, np.int64)
         if self.is_weighted:
@@ -468,7 +547,7 @@ class _Grid:
         row, column = events["sample"][here] * has_turn.shape[1] + events["time"][here], events["neuron"][here]
         shape, value = (has_turn.size, population.size), events["value"][here]
         self.events = _table(row, column, shape)
-        self.units = sparse.csr_array((_multiplicity(population, value), (row, column)), shape=shape)
+        self.units = sparse.csr_array((_multiplicity(population, value, False), (row, column)), shape=shape)
         self.distinct = _table(row[value != 0], column[value != 0], shape)
         self.distinct.data[:] = 1  # two events of one pixel in one tick are one
         self.fired = self.by_tick(self.events.toarray() > 0 if isinstance(neuron, IF) else np.zeros((has_turn.size, 0)))
@@ -501,14 +580,22 @@ class _Account:
     """What a run's events amount to, int64.
 
     events, delivered: by population and by connection, (samples, ticks). units: by population, operations: by
-    population and operation, taps, pool: by connection and kind, (samples,).
+    population and operation, taps, pool: by connection and kind, (samples,). tick: (events,) that each was emitted in.
+    begun: (samples,) ticks. hidden: names of counts that the record does not tell, unknown: a sentence each about them.
+    ends: (samples,) seconds, where they are known.
     """
+
+    ends: np.ndarray | None = None
 
     def __init__(self, network: Network, books: _Books) -> None:
         def blank(names: Iterable[str]) -> dict[str, np.ndarray]:
             return {name: np.zeros(books.samples, np.int64) for name in names}
 
-        self.network, self.books, self.turns = network, books, _turns(network, books)
+        self.network, self.books = network, books
+        self.hidden: set[str] = set()
+        self.unknown: list[str] = []
+        self.tick, self.begun = self._ticks()
+        self.turns = _turns(network, books, self.begun)
         self.routes = [_Route(network, c) for c in network.connections]
         self.constants = [_constants(network, p, books) for p in network.populations]
         self.spiking = [p.name for p in network.populations if isinstance(p.neuron, IF)]
@@ -519,6 +606,9 @@ class _Account:
         self.units, self.operations = blank(names), {name: blank(OPERATIONS) for name in names}
         self.taps, self.pool = {label: blank(KINDS) for label in labels}, {label: blank(KINDS) for label in labels}
         self._book(books.events)
+
+    def _ticks(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.books.events["time"], self.books.trace["stop_time"].astype(np.int64)
 
     def no_ticks(self) -> np.ndarray:
         """(samples, ticks) zeros."""
@@ -618,11 +708,24 @@ class _Account:
         return found
 
 
-def _turns(network: Network, books: _Books) -> np.ndarray:
+def _account(network: Network, books: _Books) -> _Account:
+    if books.clock is None:
+        return _Account(network, books)
+    from eventsnn.audit_async import TimedAccount
+
+    return TimedAccount(network, books)
+
+
+def _turns(network: Network, books: _Books, begun: np.ndarray) -> np.ndarray:
     """(populations, samples) ticks in which a population had its turn: what lies behind the decision had none."""
-    depth, is_cut = _depths(network), books.trace["stop_reason"] != 0
+    depth = _depths(network)
     is_behind = np.array([depth[p.name] > depth[network.output] for p in network.populations])
-    return books.trace["stop_time"].astype(np.int64) - (is_behind[:, None] & is_cut)
+    return begun - (is_behind[:, None] & _is_cut(books))
+
+
+def _is_cut(books: _Books) -> np.ndarray:
+    """(samples,) whether a decision ended the sample within a tick, or an instant."""
+    return books.trace["stop_reason"] != 0 if books.clock is None else books.trace["stop_time"] < books.clock.ends
 
 
 def _depths(network: Network) -> dict[str, int]:
@@ -633,6 +736,13 @@ def _depths(network: Network) -> dict[str, int]:
             if c.delay == 0:
                 depth[c.target] = max(depth[c.target], depth[c.source] + 1)
     return depth
+
+
+def _order(network: Network) -> dict[str, int]:
+    """The place of every population in an instant: by depth, then by number; the input feeds before all."""
+    depth, numbers = _depths(network), {p.name: i for i, p in enumerate(network.populations)}
+    names = sorted(numbers, key=lambda name: (name != network.input.name, depth[name], numbers[name]))
+    return {name: i for i, name in enumerate(names)}
 
 
 def _constants(network: Network, population: Population, books: _Books) -> np.ndarray | None:
@@ -648,11 +758,19 @@ def _constants(network: Network, population: Population, books: _Books) -> np.nd
     return is_present if is_present.any() else None
 
 
-def _multiplicity(population: Population, value: np.ndarray) -> np.ndarray:
+def _multiplicity(population: Population, value: np.ndarray, is_timed: bool) -> np.ndarray:
     """How many spikes events stand for, int64; 1 for a value that is none."""
-    if not (isinstance(population.neuron, IF) and population.neuron.multi_spike):
+    if not _is_multiple(population, is_timed):
         return np.ones(len(value), np.int64)
     return np.where(_is_multiplicity(value), value, 1).astype(np.int64)
+
+
+def _is_multiple(population: Population, is_timed: bool) -> bool:
+    """Whether a neuron may fire several times at once."""
+    neuron = population.neuron
+    if not isinstance(neuron, IF):
+        return False
+    return neuron.reset == "subtract" and not neuron.refractory if is_timed else neuron.multi_spike
 
 
 def _is_multiplicity(value: np.ndarray) -> np.ndarray:
@@ -678,11 +796,13 @@ def _by_sample(account: _Account) -> dict[str, np.ndarray]:
 
 def _totals(account: _Account, by_sample: Mapping[str, np.ndarray]) -> dict[tuple[str, ...], Any]:
     """What run.json tells of all samples together, by path of keys, as far as it can be recounted."""
-    trace, samples = account.books.trace, account.books.samples
-    labels, stop = trace.get("labels"), int(trace["stop_time"].sum())
+    trace, samples, is_timed = account.books.trace, account.books.samples, account.books.clock is not None
+    labels, begun = trace.get("labels"), int(account.begun.sum())
     correct = None if labels is None else int(np.sum(trace["predictions"] == labels))
     found: dict[tuple[str, ...], Any] = {("accuracy",): None if correct is None else correct / samples}
-    found |= {("mean_stop",): stop / samples, ("ticks_run",): stop, ("ties",): int(np.sum(trace["tied"]))}
+    found |= {("mean_stop",): (math.fsum(trace["stop_time"]) if is_timed else begun) / samples}
+    found |= {("stop_unit",): "s" if is_timed else "ticks"}
+    found |= {("ticks_run",): begun, ("ties",): int(np.sum(trace["tied"]))}
     for name, counts in by_sample.items():
         if name in OPERATIONS:
             found["operations", name] = int(counts.sum())
@@ -691,7 +811,7 @@ def _totals(account: _Account, by_sample: Mapping[str, np.ndarray]) -> dict[tupl
         elif name not in CLASSES:
             found[name,] = int(counts.sum())
             if name.startswith("macs_input"):
-                found[f"{name}_per_tick",] = int((counts * trace["stop_time"]).sum())
+                found[f"{name}_per_tick",] = int((counts * account.begun).sum())
     found["synops", "ac"] = int(account.by_class("delivered", "ac").sum())
     return found | {(c, k): int(account.by_class(k, c).sum()) for c in ("identity", "pool") for k in KINDS}
 
@@ -729,7 +849,7 @@ def _connections(account: _Account) -> list[dict[str, Any]]:
 
 def _statistics(account: _Account) -> list[dict[str, Any]]:
     """The rows of statistics.csv: how counts spread over the samples."""
-    events, begun = account.events, np.arange(account.books.ticks) < account.books.trace["stop_time"][:, None]
+    events, begun = account.events, np.arange(account.books.ticks) < account.begun[:, None]
     found = [("network", "", "synops", account.synops()), ("network", "", "spikes", account.spikes())]
     found.append(("network", "", "input_events", events[account.network.input.name]))
     found.append(("network", "", "ticks", begun.astype(np.int64)))
@@ -787,7 +907,7 @@ class _Comparison:
         if len(said) != len(found):
             raise ValueError(f"{file} has {len(said)} rows, wanted {len(found)}")
         for number, (row, wanted) in enumerate(zip(said, found, strict=True)):
-            name = ", ".join(str(wanted[key]) for key in ("scope", "name", "quantity") if wanted.get(key))
+            name = ", ".join(str(wanted[key]) for key in NAMES if wanted.get(key))
             for column, value in wanted.items():
                 self.cell(f"{file}, row {name or number}, column {column}", _at(row, column, file=file), value)
         self.unknown += [f"{file}, column {c}: it is not known here" for c in said[0] if c not in (*found[0], *known)]
@@ -823,33 +943,43 @@ def _compare_events(compare: _Comparison) -> None:
             compare.differs(f"events.h5, row {i} ({event}): {words}", int(wrong.sum()))
 
     known = np.clip(population, 0, len(names) - 1)
-    limits = {"sample": books.samples, "time": books.ticks, "population": len(names)}
+    clock, limits = books.clock, {"sample": books.samples, "time": books.ticks, "population": len(names)}
     sizes, channels = (np.array(x)[known] for x in ([p.size for p in populations], [p.shape[0] for p in populations]))
     for name, limit in {**limits, "neuron": sizes}.items():
         said, highest = books.events[name], np.broadcast_to(limit, (count,)) - 1
-        tell((said < 0) | (said > highest), f"its {name} is not between 0 and", highest)
+        if clock is not None and name == "time":
+            is_inside = (time >= clock.start / 1e6) & (_divided(time).min(0) < clock.end)
+            tell(~is_inside, f"its time is not from {clock.start / 1e6:g} to before {clock.ends:g} s")
+        else:
+            tell((said < 0) | (said > highest), f"its {name} is not between 0 and", highest)
     if compare.differing:
         compare.can_recount = False
         return
 
-    last = _turns(network, books)[population, sample] - 1
-    tell(time > last, "the population had no turn in this tick, its last was in tick", last)
+    order, last = (_depths if clock is None else _order)(network), books.trace["stop_time"][sample]
+    if clock is None:
+        last = _turns(network, books, books.trace["stop_time"].astype(np.int64))[population, sample] - 1
+        tell(time > last, "the population had no turn in this tick, its last was in tick", last)
+    else:
+        is_behind = np.array([order[name] > order[network.output] for name in names])[population]
+        tell((time > last) | (is_behind & (time == last)), "it lies behind the decision, at", last)
     is_fed = np.array([isinstance(n, Input) for n in neurons])
     emits_none = is_fed & (network.encoding == "direct") | np.array([isinstance(n, Integrator) for n in neurons])
     is_graded = np.array([isinstance(n, Relay) for n in neurons])
-    is_multiple = np.array([isinstance(n, IF) and n.multi_spike for n in neurons])
+    is_multiple = np.array([_is_multiple(p, clock is not None) for p in populations])
     tell(emits_none[population], "this population emits no events")
     tell(is_multiple[population] & ~_is_multiplicity(value), "the value is no multiplicity, a whole number from 1 on")
     tell(~(is_graded | is_multiple)[population] & (value != 1), "the value is not 1, that of a spike")
 
-    depth, positions = _depths(network), sizes // channels
-    level, place = np.array([depth[name] for name in names])[population], neuron % positions * channels
+    positions = sizes // channels
+    level, place = np.array([order[name] for name in names])[population], neuron % positions * channels
     place += neuron // positions  # in a turn, position by position, and by channel there
-    moment = sample * books.ticks + time
+    moment = np.unique(sample + 1j * time, return_inverse=True)[1]
     turn = moment * len(names) + population
     again, back = np.zeros(count, bool), np.zeros(count, bool)
     same_moment, same_turn = moment[1:] == moment[:-1], turn[1:] == turn[:-1]
     fires = same_turn & ~is_fed[population[1:]]  # input comes as it was given, on one pixel twice if so
+    fires &= clock is None or not clock.is_serial  # there a neuron may fire after each of the events that reach it
     again[1:] = fires & (place[1:] == place[:-1])
     back[1:] = (moment[1:] < moment[:-1]) | (same_moment & (level[1:] < level[:-1]))
     back[1:] |= fires & (place[1:] < place[:-1])
@@ -873,7 +1003,7 @@ def _compare_stops(compare: _Comparison) -> None:
         raise ValueError(f"samples.csv has {len(rows)} rows, wanted {books.samples}")
     for i, row in enumerate(rows):
         said = {column: _at(row, column, file="samples.csv") for column in STATED}
-        stop, is_cut = int(trace["stop_time"][i]), bool(trace["stop_reason"][i])
+        stop, is_cut = trace["stop_time"][i].item(), bool(trace["stop_reason"][i])
         stated: dict[str, Any] = {"sample": i, "label": int(trace["labels"][i]) if "labels" in trace else ""}
         stated |= {"prediction": int(trace["predictions"][i]), "tied": int(trace["tied"][i])}
         stated |= {"stop_time": stop, "stop_reason": "horizon"}
@@ -881,35 +1011,52 @@ def _compare_stops(compare: _Comparison) -> None:
             stated["stop_reason"] = said["stop_reason"] if said["stop_reason"] != "horizon" else "a cutoff"
         for column, value in stated.items():
             compare.cell(f"samples.csv, row {i}, column {column}", said[column], value, "trace.h5 has")
-        if not is_cut:
-            compare.cell(f"trace.h5, stop_time, sample {i}", stop, books.ticks, "the horizon is")
+        end = books.ticks if books.clock is None else books.clock.ends
+        if not is_cut or (books.clock is not None and stated["stop_reason"] == "ticks"):
+            compare.cell(f"trace.h5, stop_time, sample {i}", stop, end, "the horizon is")
     reasons = dict(Counter(row["stop_reason"] for row in rows))
     compare.cell("run.json, stop_reasons", _at(books.run, "stop_reasons"), reasons, "samples.csv gives")
+    if books.clock is not None:
+        tick = _at(books.network, "tick_seconds", file="network.json")
+        compare.cell("run.json, tick_seconds", _at(books.run, "tick_seconds"), tick, "network.json has")
+        name, _, number = str(_at(books.run, "cutoff")).partition(":")
+        ticks = min(int(number), books.ticks) if name == "fixed" and number.isdecimal() else books.ticks
+        compare.cell("run.json, duration in ticks", books.clock.count, ticks, "its ticks are")
 
 
 def _compare_counts(compare: _Comparison, account: _Account) -> None:
-    books, by_sample = compare.books, _by_sample(account)
+    books, by_sample, hidden = compare.books, _by_sample(account), account.hidden
+
+    def shown(row: dict[str, Any]) -> dict[str, Any]:
+        """A row without what the record does not tell; of a statistic of such counts, its name is left."""
+        left = NAMES if row.get("quantity") in hidden else row
+        return {k: row[k] for k in left if k in NAMES or k.removeprefix("synops_") not in hidden}
+
     for path, value in _totals(account, by_sample).items():
-        compare.cell(f"run.json, {'.'.join(path)}", _at(books.run, *path), value)
+        if path[-1] not in hidden:
+            compare.cell(f"run.json, {'.'.join(path)}", _at(books.run, *path), value)
     tables = {"layers": _layers(account), "connections": _connections(account), "statistics": _statistics(account)}
     for name, rows in tables.items():
         whole = [row for row in rows if row.get("scope", "network") == "network"]  # run.json has no other statistics
-        compare.rows(f"run.json, {name}", _at(books.run, name, kind=list), whole)
+        compare.rows(f"run.json, {name}", _at(books.run, name, kind=list), [*map(shown, whole)], known=[*rows[0]])
     samples = [dict(zip(by_sample, map(int, row), strict=True)) for row in zip(*by_sample.values(), strict=True)]
     for name, rows in {**tables, "samples": samples}.items():
-        compare.rows(f"{name}.csv", books.rows[f"{name}.csv"], rows, known=(*STATED, "macs_input_effective"))
+        known = (*STATED, "macs_input_effective", *rows[0])
+        compare.rows(f"{name}.csv", books.rows[f"{name}.csv"], [*map(shown, rows)], known=known)
 
 
 def _compare_trace(compare: _Comparison, account: _Account) -> None:
     """SynOps by tick; outputs, as far as they count spikes; and the predictions that the outputs make."""
     books, trace, output = compare.books, compare.books.trace, compare.network[compare.network.output]
-    compare.array("trace.h5, synops", ["sample", "tick"], trace["synops"], account.synops())
-    outputs, stop = trace["outputs"], trace["stop_time"].astype(np.int64)
+    is_timed, goes_on = books.clock is not None, books.clock is not None and books.clock.start > 0
+    if "synops" not in account.hidden:
+        compare.array("trace.h5, synops", ["sample", "tick"], trace["synops"], account.synops())
+    outputs, stop = trace["outputs"], account.begun
     wanted = outputs.copy()
-    if output.name in account.spiking:
+    if output.name in account.spiking and not goes_on:
         here = books.events["population"] == compare.network.populations.index(output)
-        units, counts = _multiplicity(output, books.events["value"][here]), np.zeros(outputs.shape, np.int64)
-        np.add.at(counts, tuple(books.events[name][here] for name in ("sample", "time", "neuron")), units)
+        units, counts = _multiplicity(output, books.events["value"][here], is_timed), np.zeros(outputs.shape, np.int64)
+        np.add.at(counts, (books.events["sample"][here], account.tick[here], books.events["neuron"][here]), units)
         wanted = counts.cumsum(1).astype(outputs.dtype)
     wanted[np.arange(books.ticks) >= stop[:, None]] = np.nan
     compare.array("trace.h5, outputs", ["sample", "tick", "class"], outputs, wanted)
@@ -921,6 +1068,8 @@ def _compare_trace(compare: _Comparison, account: _Account) -> None:
     is_open = is_tied & (output.name in account.spiking)
     predictions = np.where(is_open, trace["predictions"], final.argmax(1))
     compare.array("trace.h5, predictions", ["sample"], trace["predictions"], predictions, "its outputs give")
+    if account.ends is not None:
+        compare.array("trace.h5, stop_time", ["sample"], trace["stop_time"], account.ends, "the output last changed at")
 
 
 def _compare_sources(compare: _Comparison, account: _Account) -> None:

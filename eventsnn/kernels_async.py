@@ -433,12 +433,14 @@ def _membrane(plan, timing, cells, p, unit, now):
     since = max(cells.last[at], 0.0)
     v, drive = np.float64(cells.v[at]), _driven(timing, cells, p, unit)
     flags, until = timing.pop[p, T_FLAGS], timing.pop[p, T_UNTIL]
+    if flags & FLAG_INTEGRATES:
+        return _evolved(timing, p, unit, v, drive, now - since)
+    floor = _parameter(timing, p, T_FLOOR, unit)  # each piece is monotonic, so its end tells
     if until >= 0 and flags & FLAG_DISCARD and cells.until[until + unit] > since:
         rested = min(cells.until[until + unit], now)
-        v = _evolved(timing, p, unit, v, 0.0, rested - since)
+        v = max(_evolved(timing, p, unit, v, 0.0, rested - since), floor)
         since = rested
-    v = _evolved(timing, p, unit, v, drive, now - since)
-    return max(v, _parameter(timing, p, T_FLOOR, unit)) if flags & FLAG_SPIKES else v
+    return max(_evolved(timing, p, unit, v, drive, now - since), floor)
 
 
 @_compiled
@@ -759,7 +761,7 @@ def _fire(plan, timing, state, p, unit, v, now):
                 return False
     if until >= 0:
         cells.until[until + unit] = now + _parameter(timing, p, T_REFRACTORY, unit)
-    cells.v[plan.pop[p, P_UNIT] + unit] = v
+    cells.v[plan.pop[p, P_UNIT] + unit] = max(v, _parameter(timing, p, T_FLOOR, unit))
     n = at[A_FIRED]
     cells.fired[n, 0], cells.fired[n, 1] = unit, times
     at[A_FIRED] = n + 1
@@ -1089,7 +1091,8 @@ def _begin(plan, timing, state, feed):
     for p in range(len(plan.pop)):
         if timing.pop[p, T_FLAGS] & FLAG_SPIKES:
             for i in range(plan.pop[p, P_SIZE]):
-                cells.v[plan.pop[p, P_UNIT] + i] = _parameter(timing, p, T_V0, i)
+                v = max(_parameter(timing, p, T_V0, i), _parameter(timing, p, T_FLOOR, i))
+                cells.v[plan.pop[p, P_UNIT] + i] = v
                 if timing.pop[p, T_ALARM] >= 0:
                     _set_alarm(plan, timing, state, p, i, 0.0)
         if timing.pop[p, T_FLAGS] & FLAG_BIAS_PULSES:

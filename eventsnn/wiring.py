@@ -161,10 +161,10 @@ def time_of(
 
 
 def whole_microseconds(seconds: float) -> float:
-    """Seconds as microseconds; a length within a millionth of a whole number of them is that number (`event_ticks`)."""
+    """Seconds as microseconds: 0.000123 s are 123, although 0.000123 * 1e6 is 123.00000000000001 in floating point."""
     found = seconds * 1e6
     whole = float(round(found))
-    return whole if whole > 0 and abs(found - whole) <= 1e-6 * whole else found
+    return whole if abs(found - whole) <= 1e-12 * whole else found
 
 
 def _delay(c: Connection, tick: float) -> float:

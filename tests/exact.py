@@ -165,7 +165,7 @@ class Membrane:
     def __init__(self, cell: Cell, place: tuple[int, int], result: Result, rounding: Callable[[], Any]) -> None:
         self.cell, self.place, self.result, self.rounding = cell, place, result, rounding
         self.since = whole_time(0)
-        self.v = cell.v0
+        self.v = self.bounded(cell.v0)
         self.terms = abs(cell.v0)  # sum of |terms| that V was summed from, leaked like V
         self.drive = cell.drive
         self.until: Time | None = None  # end of the refractory time it is in
@@ -173,6 +173,10 @@ class Membrane:
         self.due = self.predict()
 
     # ------------------------------------------------------------------------------------------------- the equation
+
+    def bounded(self, v: Any) -> Any:
+        """V, at least the lower bound: between arrivals V is monotonic, so it is enough to look when it is asked for."""
+        return v if self.cell.v_min is None else max(v, self.cell.v_min)
 
     def driven(self) -> Any:
         """The drive that acts now: none while arrivals are discarded."""
@@ -192,8 +196,8 @@ class Membrane:
         """V at a time up to which nothing more happens."""
         elapsed = time - self.since.value
         if self.cell.tau is None:
-            return self.v + self.driven() * elapsed
-        return self.level() + (self.v - self.level()) * mp.exp(-elapsed / self.cell.tau)
+            return self.bounded(self.v + self.driven() * elapsed)
+        return self.bounded(self.level() + (self.v - self.level()) * mp.exp(-elapsed / self.cell.tau))
 
     def advance(self, time: Time) -> None:
         elapsed = time.value - self.since.value
@@ -269,7 +273,7 @@ class Membrane:
             self.v += sum(accepted, ZERO)
             self.terms += sum(abs(jump) for jump in accepted)
             self.v += self.rounding() * self.terms
-            self.v = self.v if cell.v_min is None else max(self.v, cell.v_min)
+            self.v = self.bounded(self.v)
         self.drive += sum(currents, ZERO)
         expired = ours and self.until is not None
         if expired:
@@ -294,6 +298,8 @@ class Membrane:
                 break
             self.v -= cell.amount
             self.terms += cell.amount
+        if fired:
+            self.v = self.bounded(self.v)
         if fired and cell.t_ref > 0:
             self.until = time.plus(cell.t_ref)
         return fired
@@ -481,8 +487,7 @@ def replay_one(net, place, arrivals, spikes, result, tolerance) -> list[Residual
         for jump in accepted:
             membrane.v += jump
             membrane.terms += abs(jump)
-        if accepted and cell.v_min is not None:
-            membrane.v = max(membrane.v, cell.v_min)
+        membrane.v = membrane.bounded(membrane.v)
         membrane.drive += sum((h[1] for h in together if h[2] == "current"), ZERO)
         expired = until is not None and same(until.value)
         if expired:
@@ -499,13 +504,15 @@ def replay_one(net, place, arrivals, spikes, result, tolerance) -> list[Residual
         else:
             membrane.v -= spike.value * cell.amount
             membrane.terms += spike.value * cell.amount
+        left = membrane.v
+        membrane.v = membrane.bounded(left)
         found.append(
             Residual(
                 spike,
                 cause,
                 float(excess),
                 float(terms + rising * time.value),
-                float(membrane.v - cell.threshold),
+                float(left - cell.threshold),
             )
         )
         if cell.t_ref > 0:
@@ -516,24 +523,23 @@ def replay_one(net, place, arrivals, spikes, result, tolerance) -> list[Residual
 # ------------------------------------------------------------------------------------------------------ from a network
 
 
-def tick_of(network: Network) -> Any:
-    """Microseconds of a tick; a whole number of them is meant where float64 seconds only come near one."""
-    tick = mpf(network.tick_seconds) * 10**6
-    return mp.nint(tick) if abs(tick - mp.nint(tick)) <= 1e-6 * tick else tick
+def microseconds(seconds: float) -> Any:
+    """The float64 number of microseconds in which an engine counts: a whole one where seconds were rounded from it."""
+    found = float(seconds) * 1e6
+    return mpf(round(found) if abs(found - round(found)) <= 1e-14 * found else found)
 
 
 def plain(network: Network, image=None) -> Plain:
     """A network in plain numbers. image: what a "direct" network is fed, an array of the input's shape."""
     numbers = {p.name: g for g, p in enumerate(network.populations)}
-    tick = tick_of(network)
+    tick = microseconds(network.tick_seconds)
     bias = {name: [ZERO] * network[name].size for name in numbers}
     synapses: dict[tuple[int, int], list] = {}
     delays = {}
     for c in network.connections:
         assert (c.scale, c.shift) == (None, None), "per-tick tables have no meaning in continuous time"
         seconds = getattr(c, "delay_seconds", None)
-        # the unit is the float64 microsecond: two delays that are the same number of them bring arrivals together
-        delay = mpf(c.delay) * tick if seconds is None else mpf(float(seconds) * 1e6)
+        delay = mpf(c.delay) * tick if seconds is None else microseconds(seconds)
         delays[c.label] = delay
         path = Path(network, c)
         for unit in range(network[c.source].size):

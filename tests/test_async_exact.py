@@ -178,15 +178,15 @@ def drawn(seed: int) -> Drawn:
     for attempt in range(20):
         case = random_case(np.random.default_rng([seed, attempt]))
         net = exact.plain(case.network)
-        found = exact.run(net, case.events, mpf(case.duration) * 10**6, limit=MOST_SPIKES)
+        found = exact.run(net, case.events, exact.microseconds(case.duration), limit=MOST_SPIKES)
         if found.cut == 0:
             continue  # too much happens at the start
         if found.cut is not None:
             earlier = [0, *(s.time for s in found.spikes if s.time < found.cut)]
             case = replace(case, duration=float((earlier[-1] + found.cut) / 2) / 1e6)
-            found = exact.run(net, case.events, mpf(case.duration) * 10**6)
+            found = exact.run(net, case.events, exact.microseconds(case.duration))
         if found.closest >= GRAZING:
-            kappa = exact.conditions(net, case.events, mpf(case.duration) * 10**6, found, seed)
+            kappa = exact.conditions(net, case.events, exact.microseconds(case.duration), found, seed)
             if found.closest > 1000 * EPS * max(kappa, default=0):
                 return Drawn(case, net, found, kappa, grazing)
         grazing += 1
@@ -391,7 +391,7 @@ def test_membranes_and_readouts_at_bin_ends(chunk):
         case, net, _, _, _ = drawn(seed)
         found = run(case.network, case.events, case.duration, record="potentials")
         assert np.array_equal(found.events, run(case.network, case.events, case.duration).events), seed
-        tick, end = exact.tick_of(case.network), mpf(case.duration) * 10**6
+        tick, end = exact.microseconds(case.network.tick_seconds), exact.microseconds(case.duration)
         assert found.ticks == math.ceil(end / tick)
         bins = [b for b in range(0, found.ticks, max(1, found.ticks // 8)) if (b + 1) * tick < end]
         probes = exact.run(net, case.events, end, probes=[(b + 1) * tick for b in bins]).probes
@@ -430,7 +430,10 @@ def train(network: Network, events, duration: float, **options) -> list[tuple[fl
     group = [p.name for p in network.populations].index("p")
     pulse = options.get("pulse")
     wanted = exact.run(
-        exact.plain(network), events, mpf(duration) * 10**6, pulse=None if pulse is None else mpf(round(pulse * 1e6))
+        exact.plain(network),
+        events,
+        exact.microseconds(duration),
+        pulse=None if pulse is None else exact.microseconds(pulse),
     )
     reference = [(float(s.time), float(s.value)) for s in wanted.spikes if s.group == group]
     assert [v for _, v in found] == [v for _, v in reference], (found, reference)
@@ -648,6 +651,43 @@ def test_no_crossing_between_two_arrivals_is_lost(apart):
         assert len(found) == fires
         if fires:
             assert found[0][0] == pytest.approx(crossing, rel=1e-15)
+
+
+@pytest.mark.parametrize("delay", [1e-9, 2.5e-7, 1.6779989e-3, 2.7182818284e-3, 0.0100000001])
+def test_a_delay_in_seconds_is_that_delay(delay):
+    """Fails when a real delay is taken to whole ticks or microseconds: it may be near to one and none."""
+    found = emitted(run(one_neuron(IF(), delays=(delay,)), [(3000, 0)], 0.02))
+    assert [t for t, *_ in found] == [pytest.approx(3e-3 + delay, rel=1e-14, abs=0)]
+
+
+def test_the_run_ends_before_its_duration():
+    """Fails when an event or a crossing at the very end is still in the run, or one just before is not."""
+    assert train(one_neuron(IF()), [(1000, 0)], 1e-3) == []
+    assert train(one_neuron(IF()), [(999, 0)], 1e-3) == [(999.0, 1.0)]
+    assert train(ramped(ramp(), 1.0), [], 1.024e-3) == []
+    assert train(ramped(ramp(), 1.0), [], 1.025e-3) == [(1024.0, 1.0)]
+
+
+@pytest.mark.parametrize("leaky", [False, True])
+def test_an_image_is_a_constant_drive(leaky):
+    """Fails when pixels do not drive as gain x weight x pixel in a tick."""
+    neuron = LIF(threshold=0.8, gain=0.5, tau=6e-3, reset="value") if leaky else IF(threshold=0.8, gain=0.5)
+    network = Network(
+        populations=(Population("input", (2,), Input()), Population("p", (1,), neuron)),
+        connections=(Connection("input", "p", Dense(np.array([[0.75, -0.25]])), bias=np.array([0.1])),),
+        output="p",
+        encoding="direct",
+        tick_seconds=1e-3,
+    )
+    image = np.array([[0.9, 0.3]])
+    found = simulate(network, image, mode="async", duration=0.05, record="spikes")
+    times = np.array([t for t, *_ in emitted(found)]) * 1e3
+    drive = 0.5 * (0.75 * 0.9 - 0.25 * 0.3 + 0.1)
+    interval = 6 * math.log(6 * drive / (6 * drive - 0.8)) if leaky else 0.8 / drive
+    assert len(times) > 10
+    assert np.allclose(np.diff(times, prepend=0), interval, rtol=1e-12, atol=0)
+    wanted = exact.run(exact.plain(network, image[0]), [], mpf(50000))
+    assert np.allclose(times, [float(s.time) / 1e3 for s in wanted.spikes], rtol=1e-12, atol=0)
 
 
 def test_a_crossing_is_predicted_anew_after_every_arrival():

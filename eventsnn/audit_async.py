@@ -1,0 +1,240 @@
+"""The account of a run in continuous time, recounted from its events: see `audit`, whose steps and sums it uses.
+
+Which neuron was reached when is known from where events went and how long they took; what the membranes did is not asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from eventsnn.audit import (
+    CELLS,
+    CLASSES,
+    KINDS,
+    _Account,
+    _divided,
+    _is_cut,
+    _multiplicity,
+    _order,
+    _Route,
+    _table,
+    _whole,
+)
+from eventsnn.network import Population
+from eventsnn.neurons import IF, LIF, Input, Integrator
+
+# What is not known where a spike may have come between arrivals of its instant, and what where earlier events arrive.
+PARTED = {"delivered", "dropped", "synops", *CLASSES}
+EARLIER = PARTED | {"in_flight", "pool_taps", "pool_in_flight", "neuron_update", "threshold_test", "decay"}
+
+
+class _Spikes(NamedTuple):
+    """The events of a population; time in microseconds."""
+
+    sample: np.ndarray
+    neuron: np.ndarray
+    time: np.ndarray
+
+
+class _Visits(NamedTuple):
+    """What came through a connection: its moments, sample + i microseconds, and the neurons that sent it."""
+
+    route: _Route
+    moment: np.ndarray
+    neuron: np.ndarray
+
+
+class TimedAccount(_Account):
+    """An account by bins, in which every instant that something reaches a population is a tick of its own.
+
+    Moments are complex numbers, the number of a sample (or of one of its neurons) + i microseconds: these sort by number,
+    then by time. stop: (samples,) microseconds. delays: by connection.
+    """
+
+    def _ticks(self) -> tuple[np.ndarray, np.ndarray]:
+        network, books, clock = self.network, self.books, self.books.clock
+        assert clock is not None
+        self.clock, self.order, self.is_cut = clock, _order(network), _is_cut(books)
+        self.delays = [
+            c.delay * clock.tick if c.delay_seconds is None else _whole(c.delay_seconds) for c in network.connections
+        ]
+        if clock.start:
+            self.hidden |= EARLIER
+            self.unknown.append(
+                "what was delivered, or lost, or updated, and outputs: events came from before its start"
+            )
+        elif clock.is_serial and any(isinstance(p.neuron, IF) and p.neuron.discards for p in network.populations):
+            self.hidden |= PARTED
+            self.unknown.append("what was delivered and what dropped: spikes came between the events of their instant")
+        self.time, self.stop = self._moments()
+        begun = np.where(self.is_cut, clock.bins(self.stop, books.ticks) + 1, clock.count)
+        return clock.bins(self.time, books.ticks), begun
+
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """The microseconds of events and ends. Files have them divided by 1e6, which makes one number of some two.
+
+        It is the one of them that is a delay before or after another event, if that tells, else the whole one.
+        """
+        events, stops, names = self.books.events, self.books.trace["stop_time"], [*self.order]
+        said = np.concatenate([events["sample"] + 1j * events["time"], np.arange(len(stops)) + 1j * stops])
+        moments, instant = np.unique(said, return_inverse=True)
+        sample, choices, count = moments.real, _divided(moments.imag), len(events["sample"])
+        populations = [[p.name for p in self.network.populations].index(name) for name in names]
+        own = [instant[:count][events["population"] == number] for number in populations]
+        instants = {name: np.unique(some) for name, some in zip(names, own, strict=True)}
+        output = self.network.output
+        instants[output] = np.unique(np.append(instants[output], instant[count:]))
+        time, votes, is_open = choices[0], np.zeros(choices.shape, np.int64), choices[0] != choices[1]
+        is_open[instants[self.network.input.name]] = False  # these are whole microseconds, or whole ticks
+        for _ in range(np.count_nonzero(is_open)):
+            votes[:], before = 0, time
+            for c, delay in zip(self.network.connections, self.delays, strict=True):
+                source, target = instants[c.source], instants[c.target]
+                left, reached = source[is_open[source]], target[is_open[target]]
+                if delay and len(left) + len(reached):
+                    arrivals, arrived = sample[source] + 1j * (time[source] + delay), sample[target] + 1j * time[target]
+                    for vote, choice in zip(votes, choices, strict=True):
+                        vote[left] += np.isin(sample[left] + 1j * (choice[left] + delay), arrived)
+                        vote[reached] += np.isin(sample[reached] + 1j * choice[reached], arrivals)
+            time = np.where(is_open & (votes[1] > votes[0]), choices[1], choices[0])
+            if np.array_equal(time, before):
+                break
+        first, second = (self.clock.bins(choice, self.books.ticks) for choice in choices)
+        doubts = np.count_nonzero(is_open & (votes[0] == votes[1]) & (first != second))
+        if doubts:
+            self.unknown.append(f"the tick of {doubts} instants, within a rounding of its beginning: taken to be in it")
+        return time[instant[:count]], time[instant[count:]]
+
+    def _book(self, events: dict[str, np.ndarray]) -> None:
+        spikes = {}
+        for number, p in enumerate(self.network.populations):
+            here = events["population"] == number
+            spikes[p.name] = _Spikes(events["sample"][here], events["neuron"][here], self.time[here])
+            sample, neuron, units = *spikes[p.name][:2], _multiplicity(p, events["value"][here], True)
+            np.add.at(self.events[p.name], (sample, self.tick[here]), 1)
+            np.add.at(self.units[p.name], sample, units)
+            for route in (r for r in self.routes if r.connection.source == p.name):
+                for kind in KINDS[:4]:
+                    fan, times = route.effective if "effective" in kind else route.fan, units if kind == "units" else 1
+                    np.add.at(self.taps[route.label][kind], sample, fan[neuron] * times)
+                    np.add.at(self.pool[route.label][kind], sample, route.pool[neuron] * times)
+        for number, p in enumerate(self.network.populations):
+            if not isinstance(p.neuron, Input):
+                visits = [*self._arrivals(p, spikes)]
+                if p.name == self.network.output and not self.clock.start:
+                    self._book_ends(p, visits, spikes[p.name])
+                if isinstance(p.neuron, IF | Integrator):
+                    self._book_neurons(number, p, visits, spikes[p.name])
+
+    def _arrivals(self, p: Population, spikes: Mapping[str, _Spikes]) -> Iterator[_Visits]:
+        """What reached a population before the end, booked; and the ends of its currents, which are no deliveries."""
+        for route, delay in zip(self.routes, self.delays, strict=True):
+            if route.connection.target != p.name:
+                continue
+            sample, neuron, time = spikes[route.connection.source]
+            time = time + delay
+            came = self._is_past(p, sample, time)
+            yield _Visits(route, sample[came] + 1j * time[came], neuron[came])
+            for book, fan in ((self.taps[route.label], route.fan), (self.pool[route.label], route.pool)):
+                arrived = self.no_ticks()
+                np.add.at(arrived, (sample[came], self.clock.bins(time[came], self.books.ticks)), fan[neuron[came]])
+                book["delivered"] = arrived.sum(1)
+                book["in_flight"] = book["structural"] - book["delivered"]
+                if fan is route.fan:
+                    self.delivered[route.label] = arrived
+            if self.clock.pulse and isinstance(p.neuron, IF):
+                time = time + self.clock.pulse
+                came = self._is_past(p, sample, time)
+                yield _Visits(route, sample[came] + 1j * time[came], neuron[came])
+
+    def _is_past(self, p: Population, sample: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """Whether a population was given something of that time: in the deciding instant none behind the output was."""
+        is_given = self.is_cut & (self.order[p.name] <= self.order[self.network.output])
+        return (time < self.stop[sample]) | (is_given[sample] & (time == self.stop[sample]))
+
+    def _book_ends(self, p: Population, visits: list[_Visits], fired: _Spikes) -> None:
+        """A sample is cut in an instant in which its output changed, and it changes no more."""
+        changes = [fired.sample + 1j * fired.time] if isinstance(p.neuron, IF) else [v.moment for v in visits]
+        last = np.zeros(self.books.samples)
+        for moment in changes:
+            np.maximum.at(last, moment.real.astype(np.int64), moment.imag)
+        self.ends = np.where(self.is_cut, last, self.stop) / 1e6
+
+    def _book_neurons(self, number: int, p: Population, visits: list[_Visits], fired: _Spikes) -> None:
+        neuron, units, updates, constants = (
+            p.neuron,
+            self.units[p.name],
+            np.zeros_like(self.begun),
+            self.constants[number],
+        )
+        pulses = self._pulses(p, constants is not None)
+        for moment, touched in self._touched(p, visits, fired):
+            apart = ~np.isin(moment, pulses)
+            np.add.at(updates, moment.real.astype(np.int64)[apart], np.diff(touched.indptr)[apart])
+        each = np.bincount(pulses.real.astype(np.int64), minlength=self.books.samples)
+        updates += each * p.size  # a pulse reaches every neuron
+        clocked = self.turns[number] * p.size
+        done = {"neuron_update": updates, "neuron_update_clocked": clocked}
+        done |= {"bias": each * (0 if constants is None else np.count_nonzero(constants))}
+        done |= {"decay": updates, "decay_clocked": clocked} if isinstance(neuron, LIF) else {}
+        if isinstance(neuron, IF):
+            done |= {"reset": units, "threshold_test": updates + units * neuron.multi_spike}
+        self.operations[p.name] |= done
+
+    def _pulses(self, p: Population, is_biased: bool) -> np.ndarray:
+        """The moments at which the constants of a population come, where they come in pulses."""
+        is_imaged = any(r.is_image and r.connection.target == p.name for r in self.routes)
+        period = self.clock.period
+        if not (period and (is_biased or is_imaged) and isinstance(p.neuron, IF) and p.size > p.shape[0]):
+            return np.zeros(0, complex)
+        if is_imaged:
+            self.hidden.add("bias")
+            self.unknown.append(f"the bias of {p.name}: which neurons its image reaches is not recorded")
+        time = np.cumsum(np.full(int(self.clock.end / period) + 2, period))
+        sample, time = np.repeat(np.arange(self.books.samples), len(time)), np.tile(time, self.books.samples)
+        came = self._is_past(p, sample, time) & (time >= self.clock.start)
+        return sample[came] + 1j * time[came]
+
+    def _touched(
+        self, p: Population, visits: list[_Visits], fired: _Spikes
+    ) -> Iterator[tuple[np.ndarray, sparse.csr_array]]:
+        """All moments of a population, some at a time, and which neurons were reached in them or fired: a table.
+
+        On the way it books what refractory neurons discard, all that arrives in (t, t + t_ref] after a spike at t.
+        """
+        spiked, neuron = fired.sample + 1j * fired.time, p.neuron
+        deaf_for = neuron.refractory * self.clock.tick if isinstance(neuron, IF) and neuron.discards else 0.0
+        spikes_of = np.append(np.sort(fired.sample * p.size + fired.neuron + 1j * fired.time), -1)  # -1: before all
+        moments = np.unique(np.concatenate([spiked, *(v.moment for v in visits)]))
+        rows = [np.searchsorted(moments, m) for m in (spiked, *(v.moment for v in visits))]
+        taps = np.zeros(len(moments), np.int64)
+        for visit, row in zip(visits, rows[1:], strict=True):
+            np.add.at(taps, row, visit.route.fan[visit.neuron])
+        for part in np.split(np.arange(len(moments)), np.flatnonzero(np.diff(taps.cumsum() // CELLS)) + 1):
+            here = [np.flatnonzero(np.isin(row, part)) for row in rows]
+            start, shape = part.min(initial=len(moments)), (len(part), p.size)
+            touched = _table(rows[0][here[0]] - start, fired.neuron[here[0]], shape)
+            for visit, row, some in zip(visits, rows[1:], here[1:], strict=True):
+                came = _table(row[some] - start, visit.neuron[some], (len(part), len(visit.route.fan)))
+                for table in visit.route.tables:
+                    came = came @ table
+                if deaf_for and not self.clock.pulse:  # a current flows on, and is kept out
+                    found = came.tocoo()
+                    moment = moments[part][found.row]
+                    cell = moment.real * p.size + found.col
+                    last = spikes_of[np.searchsorted(spikes_of[:-1], cell + 1j * moment.imag) - 1]
+                    lost = (last.real == cell) & (last.imag + deaf_for >= moment.imag)
+                    self._book_dropped(visit.route, moment[lost], found.data[lost])
+                    came = _table(found.row[~lost], found.col[~lost], shape)
+                touched = touched + came
+            yield moments[part], touched
+
+    def _book_dropped(self, route: _Route, moment: np.ndarray, taps: np.ndarray) -> None:
+        sample, book = moment.real.astype(np.int64), self.taps[route.label]
+        np.add.at(book["dropped"], sample, taps)
+        np.subtract.at(book["delivered"], sample, taps)
+        np.subtract.at(self.delivered[route.label], (sample, self.clock.bins(moment.imag, self.books.ticks)), taps)
