@@ -67,6 +67,10 @@ def is_float(value: Any) -> bool:
     return mpf(float(value)) == value
 
 
+def magnitude(value: Any) -> float:
+    return abs(float(value))
+
+
 def whole_time(value: Any) -> Time:
     """A time that float64 holds exactly."""
     return Time(mpf(value), ("whole", mpf(value)))
@@ -166,7 +170,7 @@ class Membrane:
         self.cell, self.place, self.result, self.rounding = cell, place, result, rounding
         self.since = whole_time(0)
         self.v = self.bounded(cell.v0)
-        self.terms = abs(cell.v0)  # sum of |terms| that V was summed from, leaked like V
+        self.terms = magnitude(cell.v0)  # sum of |terms| that V was summed from, leaked like V
         self.drive = cell.drive
         self.until: Time | None = None  # end of the refractory time it is in
         self.crossings = 0
@@ -175,7 +179,7 @@ class Membrane:
     # ------------------------------------------------------------------------------------------------- the equation
 
     def bounded(self, v: Any) -> Any:
-        """V, at least the lower bound: between arrivals V is monotonic, so it is enough to look when it is asked for."""
+        """V, at least the lower bound: between arrivals V is monotonic, so a look when it is asked for is enough."""
         return v if self.cell.v_min is None else max(v, self.cell.v_min)
 
     def driven(self) -> Any:
@@ -204,29 +208,29 @@ class Membrane:
         if elapsed > 0:
             self.v = self.at(time.value)
             if self.cell.tau is None:
-                self.terms += abs(self.driven()) * elapsed
+                self.terms += magnitude(self.driven() * elapsed)
             else:
-                left = mp.exp(-elapsed / self.cell.tau)
-                levels = abs(self.cell.rest) + abs(self.cell.tau * self.driven())
+                left = math.exp(-elapsed / self.cell.tau)
+                levels = magnitude(self.cell.rest) + magnitude(self.cell.tau * self.driven())
                 self.terms = left * self.terms + (1 - left) * levels
             self.v += self.rounding() * self.terms
         self.since = time
 
     # ------------------------------------------------------------------------------------------------------ decisions
 
-    def margin(self, kind: str, distance: Any, scale: Any) -> None:
-        size = float(abs(distance) / scale) if scale > 0 else INFINITE
+    def margin(self, kind: str, distance: Any, scale: float) -> None:
+        size = magnitude(distance) / scale if scale > 0 else INFINITE
         self.result.margins.append(Margin(kind, size, float(self.since.value), *self.place))
 
     def apart(self, a: Time, b: Time) -> None:
         """Notes how far two instants at this neuron are apart, unless an engine knows that they are one."""
         if a.key != b.key:
-            self.margin("gap", a.value - b.value, max(a.value, b.value))
+            self.margin("gap", a.value - b.value, float(max(a.value, b.value)))
 
     def reaches(self) -> bool:
         """Whether it fires now. With > it does so at the threshold if it is rising: inf{t: V(t) > threshold} is now."""
         over = self.v - self.cell.threshold
-        self.margin("test", over, self.terms + abs(self.cell.threshold))
+        self.margin("test", over, self.terms + magnitude(self.cell.threshold))
         return over > 0 or (over == 0 and (not self.cell.strict or self.slope(self.v) > 0))
 
     def predict(self) -> Time | None:
@@ -240,7 +244,8 @@ class Membrane:
         if missing < 0 or (missing == 0 and (not cell.strict or slope > 0)):
             return self.since  # only from v0: whatever else brings it there tests it
         if cell.tau is not None:
-            self.margin("level", self.level() - cell.threshold, abs(self.level()) + abs(cell.threshold))
+            scale = magnitude(self.level()) + magnitude(cell.threshold)
+            self.margin("level", self.level() - cell.threshold, scale)
         if slope <= 0:
             return None
         if cell.tau is None:
@@ -265,13 +270,13 @@ class Membrane:
             ours and self.until is None and cell.threshold is not None and (time.value > 0 or self.v <= cell.threshold)
         )
         if crossing:
-            self.v, self.terms = cell.threshold, abs(cell.threshold)
+            self.v, self.terms = cell.threshold, magnitude(cell.threshold)
         discards = self.until is not None and not cell.integrates
         self.result.dropped += len(jumps) if discards else 0
         accepted = [] if discards else list(jumps)
         if accepted:
             self.v += sum(accepted, ZERO)
-            self.terms += sum(abs(jump) for jump in accepted)
+            self.terms += sum(magnitude(jump) for jump in accepted)
             self.v += self.rounding() * self.terms
             self.v = self.bounded(self.v)
         self.drive += sum(currents, ZERO)
@@ -294,10 +299,10 @@ class Membrane:
             certain = False
             fired += 1
             if cell.amount is None:
-                self.v, self.terms = cell.reset_value, abs(cell.reset_value)
+                self.v, self.terms = cell.reset_value, magnitude(cell.reset_value)
                 break
             self.v -= cell.amount
-            self.terms += cell.amount
+            self.terms += magnitude(cell.amount)
         if fired:
             self.v = self.bounded(self.v)
         if fired and cell.t_ref > 0:
@@ -481,12 +486,12 @@ def replay_one(net, place, arrivals, spikes, result, tolerance) -> list[Residual
         spike = next((h[2] for h in together if isinstance(h[2], Spike)), None)
         time = whole_time(spike.time if spike else first)
         membrane.advance(Time(max(time.value, membrane.since.value), time.key))
-        rising = abs(membrane.slope(membrane.v))
+        rising = magnitude(membrane.slope(membrane.v))
         jumps = [h[1] for h in together if h[2] is None]
         accepted = [] if membrane.until is not None and not cell.integrates else jumps
         for jump in accepted:
             membrane.v += jump
-            membrane.terms += abs(jump)
+            membrane.terms += magnitude(jump)
         membrane.v = membrane.bounded(membrane.v)
         membrane.drive += sum((h[1] for h in together if h[2] == "current"), ZERO)
         expired = until is not None and same(until.value)
@@ -496,14 +501,14 @@ def replay_one(net, place, arrivals, spikes, result, tolerance) -> list[Residual
             continue
         assert membrane.until is None, f"{spike} lies in a refractory time that ends at {membrane.until}"
         cause = "arrival" if accepted else "expiry" if expired or time.value == 0 else "crossing"
-        excess, terms = membrane.v - cell.threshold, membrane.terms + abs(cell.threshold)
+        excess, terms = membrane.v - cell.threshold, membrane.terms + magnitude(cell.threshold)
         if cause == "crossing":
-            membrane.v, membrane.terms = cell.threshold, abs(cell.threshold)
+            membrane.v, membrane.terms = cell.threshold, magnitude(cell.threshold)
         if cell.amount is None:
-            membrane.v, membrane.terms = cell.reset_value, abs(cell.reset_value)
+            membrane.v, membrane.terms = cell.reset_value, magnitude(cell.reset_value)
         else:
             membrane.v -= spike.value * cell.amount
-            membrane.terms += spike.value * cell.amount
+            membrane.terms += magnitude(spike.value * cell.amount)
         left = membrane.v
         membrane.v = membrane.bounded(left)
         found.append(
@@ -511,7 +516,7 @@ def replay_one(net, place, arrivals, spikes, result, tolerance) -> list[Residual
                 spike,
                 cause,
                 float(excess),
-                float(terms + rising * time.value),
+                terms + rising * float(time.value),
                 float(left - cell.threshold),
             )
         )

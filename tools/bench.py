@@ -36,6 +36,7 @@ from numba import njit
 
 import eventsnn as es
 from eventsnn import import_torch, kernels_async, kernels_sync, layouts
+from eventsnn.cli import packaged
 from eventsnn.network import Connection, Conv, Dense, Flatten, Identity, Network, Population
 from eventsnn.neurons import IF, LIF, Input, Integrator
 from eventsnn.readers import read_input
@@ -332,7 +333,7 @@ def async_runs(measured: dict[str, float], rounds: int) -> dict[str, Any]:
         "pairs_per_second": PAIRS / measured["queue"],
         "of_bare_heap": measured["bare heap"] / measured["queue"],
     }
-    networks: dict[str, tuple[Network, es.Events, float]] = {}
+    networks: dict[str, tuple[Network, Any, float]] = {}
     file, data = DATA / "models" / "nir" / "cnn_sinabs.nir", DATA / "data" / "nmnist_subset.h5"
     if file.is_file():
         network = replace(es.load(file, assume="sinabs"), encoding="events", tick_seconds=1e-3)
@@ -344,6 +345,9 @@ def async_runs(measured: dict[str, float], rounds: int) -> dict[str, Any]:
         replace(p, neuron=LIF(threshold=0.5, alpha=0.9)) if isinstance(p.neuron, IF) else p for p in quiet.populations
     ]
     networks["three convolutions, LIF"] = replace(quiet, populations=tuple(leaky)), events, 0.1
+    digits = replace(es.load(packaged("digits.h5")), tick_seconds=1e-3)
+    images = np.load(packaged("digits-heldout.npz"))["images"]
+    networks["packaged digits, IF, all driven"] = digits, images, 16e-3
     runs: dict[str, es.Run] = {}
 
     def run(name: str) -> float:
@@ -354,19 +358,22 @@ def async_runs(measured: dict[str, float], rounds: int) -> dict[str, Any]:
     seconds = interleave({name: partial(run, name) for name in networks}, max(3, rounds // 3))
     for name, one in runs.items():
         synops = int(one.ledger.synops(kind="structural").sum())
-        widest = sum(c.delay > 0 for c in one.network.connections)
         found[name] = {
             "synops": synops,
             "synops_per_second": synops / seconds[name],
             "queue_peak": int(one.queue_peak.max()),
-            # without delays and drives: a batch for each connection of the population that has just fired
-            "queue_bound": max(
-                sum(c.source == p.name for c in one.network.connections) for p in one.network.populations
-            )
-            if not widest
-            else None,
+            "queue_bound": queue_bound(one.network),
         }
     return found
+
+
+def queue_bound(network: Network) -> int:
+    """The most entries there can be without delays: a batch for each connection, and two alarms a driven neuron, or 64."""
+    fed = {c.target for c in network.connections if c.bias is not None and np.any(c.bias)}
+    if network.encoding == "direct":
+        fed |= {c.target for c in network.connections if c.source == network.input.name}
+    driven = sum(p.size for p in network.populations if p.name in fed and isinstance(p.neuron, IF))
+    return len(network.connections) + driven + max(driven, 64 if driven else 0)
 
 
 def event_network() -> tuple[Network, es.Events]:

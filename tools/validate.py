@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 
 import eventsnn as es
 from eventsnn import comparison, import_torch, layouts
@@ -273,7 +274,9 @@ def both(
         print(
             f"{'':>12}{int(run.ledger.spikes().sum()):,} spikes, at most {run.queue_peak.max():,} entries in the queue"
         )
-    print(*comparison.lines(comparison.compare(*runs.values())), sep="\n")
+    console = Console(highlight=False, width=120)
+    for line in comparison.lines(comparison.compare(*runs.values())):
+        console.print(line, markup=False)
 
 
 def accuracy(module: torch.nn.Module, network: es.Network, images: np.ndarray, labels: np.ndarray, jobs: int) -> None:
