@@ -248,9 +248,9 @@ def _divided(seconds: np.ndarray | float) -> np.ndarray:
 
 
 def _whole(seconds: float) -> float:
-    """Seconds as microseconds; what is within a millionth of a whole number of them is that number."""
+    """Seconds as microseconds; what rounding alone parts from a whole number of them is that number."""
     found = seconds * 1e6
-    return float(round(found)) if abs(found - round(found)) <= 1e-6 * round(found) else found
+    return float(round(found)) if abs(found - round(found)) <= 1e-12 * round(found) else found
 
 
 def _json(path: Path) -> dict[str, Any]:

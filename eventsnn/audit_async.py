@@ -77,36 +77,51 @@ class TimedAccount(_Account):
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
         """The microseconds of events and ends. Files have them divided by 1e6, which makes one number of some two.
 
-        It is the one of them that is a delay before or after another event, if that tells, else the whole one.
+        It is the one of them that is a delay after another event; else that which others are a delay after; else the
+        whole one.
         """
-        events, stops, names = self.books.events, self.books.trace["stop_time"], [*self.order]
+        events, stops, populations = self.books.events, self.books.trace["stop_time"], self.network.populations
         said = np.concatenate([events["sample"] + 1j * events["time"], np.arange(len(stops)) + 1j * stops])
         moments, instant = np.unique(said, return_inverse=True)
-        sample, choices, count = moments.real, _divided(moments.imag), len(events["sample"])
-        populations = [[p.name for p in self.network.populations].index(name) for name in names]
-        own = [instant[:count][events["population"] == number] for number in populations]
-        instants = {name: np.unique(some) for name, some in zip(names, own, strict=True)}
-        output = self.network.output
-        instants[output] = np.unique(np.append(instants[output], instant[count:]))
-        time, votes, is_open = choices[0], np.zeros(choices.shape, np.int64), choices[0] != choices[1]
-        is_open[instants[self.network.input.name]] = False  # these are whole microseconds, or whole ticks
+        choices, count = _divided(moments.imag), len(events["sample"])
+        holds = {p.name: np.zeros(len(moments), bool) for p in populations}
+        for number, p in enumerate(populations):
+            holds[p.name][instant[:count][events["population"] == number]] = True
+        is_open = (choices[0] != choices[1]) & ~holds[self.network.input.name]  # input is at whole microseconds, or ticks
+        choices[1, ~is_open] = choices[0, ~is_open]
+        holds[self.network.output][instant[count:]] = True
+        ways = [(c.source, c.target, delay) for c, delay in zip(self.network.connections, self.delays, strict=True)]
+        ways += [(p.name, p.name, _deaf_for(p, self.clock)) for p in populations]  # at its end a neuron may fire
+        links = [np.zeros((4, 0), np.int64)]  # instant and choice, of an event and of one that is a delay after it
+        for source, target, delay in [way for way in ways if way[2] and is_open.any()]:
+            for choice in (0, 1):
+                left = np.flatnonzero(holds[source] & (is_open | (choice == 0)))
+                time = choices[choice, left] + delay
+                reached = np.searchsorted(moments, moments[left].real + 1j * (time / 1e6)) % len(moments)
+                for other in (0, 1):
+                    fits = (choices[other, reached] == time) & (moments[reached].real == moments[left].real)
+                    fits &= holds[target][reached] & (is_open[reached] if other else is_open[left] | is_open[reached])
+                    found = left[fits], reached[fits]
+                    links.append(np.stack([found[0], np.full_like(found[0], choice), found[1], np.full_like(found[1], other)]))
+        left, choice, reached, other = np.concatenate(links, axis=1)
+        after, before, chosen = np.zeros(choices.shape), np.zeros(choices.shape), np.zeros(len(moments), np.int64)
+        for _ in range(8):
+            far = after[other, reached] / 2
+            after[:] = 0
+            np.add.at(after, (choice, left), 1 + far)
         for _ in range(np.count_nonzero(is_open)):
-            votes[:], before = 0, time
-            for c, delay in zip(self.network.connections, self.delays, strict=True):
-                source, target = instants[c.source], instants[c.target]
-                left, reached = source[is_open[source]], target[is_open[target]]
-                if delay and len(left) + len(reached):
-                    arrivals, arrived = sample[source] + 1j * (time[source] + delay), sample[target] + 1j * time[target]
-                    for vote, choice in zip(votes, choices, strict=True):
-                        vote[left] += np.isin(sample[left] + 1j * (choice[left] + delay), arrived)
-                        vote[reached] += np.isin(sample[reached] + 1j * choice[reached], arrivals)
-            time = np.where(is_open & (votes[1] > votes[0]), choices[1], choices[0])
-            if np.array_equal(time, before):
+            before[:], last = 0, chosen
+            holds_now = chosen[left] == choice
+            np.add.at(before, (other[holds_now], reached[holds_now]), 1)
+            better = np.where(before[0] != before[1], before[1] > before[0], after[1] > after[0])
+            chosen = (is_open & better).astype(np.int64)
+            if np.array_equal(chosen, last):
                 break
-        first, second = (self.clock.bins(choice, self.books.ticks) for choice in choices)
-        doubts = np.count_nonzero(is_open & (votes[0] == votes[1]) & (first != second))
+        first, second = (self.clock.bins(some, self.books.ticks) for some in choices)
+        doubts = np.count_nonzero((first != second) & (before[0] == before[1]) & (after[0] == after[1]))
         if doubts:
             self.unknown.append(f"the tick of {doubts} instants, within a rounding of its beginning: taken to be in it")
+        time = choices[chosen, np.arange(len(moments))]
         return time[instant[:count]], time[instant[count:]]
 
     def _book(self, events: dict[str, np.ndarray]) -> None:
@@ -207,7 +222,7 @@ class TimedAccount(_Account):
         On the way it books what refractory neurons discard, all that arrives in (t, t + t_ref] after a spike at t.
         """
         spiked, neuron = fired.sample + 1j * fired.time, p.neuron
-        deaf_for = neuron.refractory * self.clock.tick if isinstance(neuron, IF) and neuron.discards else 0.0
+        deaf_for = _deaf_for(p, self.clock) if isinstance(neuron, IF) and neuron.discards else 0.0
         spikes_of = np.append(np.sort(fired.sample * p.size + fired.neuron + 1j * fired.time), -1)  # -1: before all
         moments = np.unique(np.concatenate([spiked, *(v.moment for v in visits)]))
         rows = [np.searchsorted(moments, m) for m in (spiked, *(v.moment for v in visits))]
@@ -238,3 +253,8 @@ class TimedAccount(_Account):
         np.add.at(book["dropped"], sample, taps)
         np.subtract.at(book["delivered"], sample, taps)
         np.subtract.at(self.delivered[route.label], (sample, self.clock.bins(moment.imag, self.books.ticks)), taps)
+
+
+def _deaf_for(p: Population, clock: _Clock) -> float:
+    """The refractory time."""
+    return p.neuron.refractory * clock.tick if isinstance(p.neuron, IF) else 0.0

@@ -191,6 +191,8 @@ class Worker:
         while status in (ka.FULL, ka.GROW):
             if status == ka.GROW:
                 state = grown(state)
+            elif not len(fetched[-1][0]) and not len(fetched[-1][1][0]):  # it was empty, and still too small
+                state = _with_record(state, 2 * len(state.record.value))
             status = self._kernel(state, feed, False)
             fetched.append(self._fetch(state, index))
         at, books = state.at, state.books
@@ -319,10 +321,7 @@ class Worker:
     def _with_room(self, state: ka.State, feed: ka.Feed) -> ka.State:
         """The same state with a record that takes the most input events of one instant."""
         most = int(np.unique(feed.time, return_counts=True)[1].max(initial=0))
-        if most <= len(state.record.value):
-            return state
-        record = state.record._replace(time=np.zeros(most), place=np.zeros((most, 2), np.int32), value=np.zeros(most))
-        return state._replace(record=record)
+        return state if most <= len(state.record.value) else _with_record(state, most)
 
     def _resumed(self, state: ka.State) -> ka.State:
         """A copy of a state at the beginning of another interval: empty books, the rest as it stands."""
@@ -345,6 +344,13 @@ class Worker:
         events["population"], events["neuron"] = record.place[:n].T
         shown = (record.asked / 1e6, record.bin, record.spent, record.outputs, record.margins)
         return events, tuple(a[:asked].copy() for a in shown)
+
+
+def _with_record(state: ka.State, events: int) -> ka.State:
+    """The same state with an empty record for so many events."""
+    record = state.record
+    record = record._replace(time=np.zeros(events), place=np.zeros((events, 2), np.int32), value=np.zeros(events))
+    return state._replace(record=record)
 
 
 def grown(state: ka.State) -> ka.State:

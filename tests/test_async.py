@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
 
@@ -104,6 +105,7 @@ def allowed(network: Network) -> Network:
                 "reset": "subtract" if neuron.reset == "none" else neuron.reset,
                 "reset_amount": amount,
                 "reset_value": np.minimum(neuron.reset_value, lowest - 0.5),
+                "v_min": None if neuron.v_min is None else np.minimum(neuron.v_min, lowest - 0.5),
                 "reset_delay": False,
             }
             if loops and not neuron.refractory:
@@ -133,7 +135,8 @@ def twins(network: Network) -> tuple[Network, Network]:
 
     What spikes once in a tick waits for the next one, so it rests for a tick there; a refractory time r ends in time to
     fire at t + r + 1 in ticks, at t + r in continuous time. What discards is the same where a reset ends below
-    threshold, as a hard one does. Lower bounds lie where no reset ends below them: when they act differs otherwise.
+    threshold, as a hard one does. Lower bounds lie where no reset ends below them, which they lift at once in continuous
+    time, but in ticks only in the next one, with what arrives there.
     """
     network = allowed(replace(network, connections=[replace(c, bias=None) for c in network.connections]))
     pairs = []
@@ -157,10 +160,9 @@ def twins(network: Network) -> tuple[Network, Network]:
 
 def apart(sync: es.Run, run: es.Run) -> list[str]:
     """In what a run in continuous time is not one in ticks."""
-    keys = ("sample", "time", "population", "neuron", "value")
 
     def rows(e: np.ndarray, seconds: np.ndarray) -> list[tuple]:
-        return sorted(zip(e["sample"], seconds, *(e[key] for key in keys[2:])))
+        return sorted(zip(e["sample"], seconds, e["population"], e["neuron"], e["value"]))
 
     kept = [kind != "effective_per_tick" for kind in KINDS]  # every instant is a tick of its own
     pairs = {
@@ -175,7 +177,7 @@ def apart(sync: es.Run, run: es.Run) -> list[str]:
         "synops": (sync.trace.synops, run.trace.synops),
     }
     same = rows(sync.events, sync.events["time"] * 1000 / 1e6) == rows(run.events, run.events["time"])
-    return [] if same else ["events"] + [name for name, (a, b) in pairs.items() if not np.array_equal(a, b)]
+    return ["events"] * (not same) + [name for name, (a, b) in pairs.items() if not np.array_equal(a, b)]
 
 
 def test_on_whole_ticks_both_modes_are_one():
@@ -251,17 +253,15 @@ def test_on_whole_ticks_both_modes_are_one():
 @given(cases(encoding="direct"))
 def test_an_image_is_a_constant_drive(case):
     """If this fails, an image or a bias brings something else in a tick's time than it does in a tick."""
-    silent = [replace(p, neuron=IF(threshold=1e9)) if isinstance(p.neuron, IF) else p for p in case.network.populations]
-    changed = [
-        replace(c, scale=None, shift=None, delay=c.delay if c.source != "input" else 0)
-        for c in case.network.connections
-        if not isinstance(case.network[c.target].neuron, Relay) or c.source != "input"
+    populations = [
+        p if isinstance(p.neuron, Input | Integrator) else replace(p, neuron=IF(threshold=1e9))
+        for p in case.network.populations
     ]
-    fed = {c.target for c in changed} | {"input"}
-    kept = {p.name for p in silent if p.name in fed and not isinstance(p.neuron, Gate | Relay)}
-    if "out" not in kept or any(isinstance(p.neuron, Relay | Gate) for p in silent):
-        return
-    network = replace(case.network, populations=silent, connections=changed)
+    connections = [
+        replace(c, scale=None, shift=None, delay=0 if c.source == "input" else c.delay)
+        for c in case.network.connections
+    ]
+    network = replace(case.network, populations=populations, connections=connections)
     options = {"ticks": case.ticks, "layout": "chw", "record": "potentials", "dtype": "float64"}
     sync = es.simulate(network, np.stack(case.samples), **options)
     run = es.simulate(network, np.stack(case.samples), mode="async", **options)
@@ -302,7 +302,7 @@ def unbalanced(run: es.Run, incoming=0) -> list[str]:
     return [c.label for c, row in zip(run.network.connections, wrong.any((0, 2)), strict=True) if row]
 
 
-@same_every_time(150)
+@same_every_time(250)
 @given(timed(), st.data())
 def test_taps_are_conserved_at_every_stop(case, data):
     """If this fails, an operation was counted twice or lost, or booked on a neuron that did not emit it."""
@@ -329,7 +329,7 @@ def test_taps_are_conserved_at_every_stop(case, data):
         assert np.array_equal(run.trace.synops.sum(1), run.ledger.synops())
 
 
-@same_every_time(100)
+@same_every_time(200)
 @given(timed(samples=1), st.data())
 def test_windows_are_one_run(case, data):
     """If this fails, going on from a state is not the run that was never left: bits, counts, the queue."""
@@ -430,6 +430,23 @@ def test_stale_alarms_are_swept_out():
 # ---------------------------------------------------------------------------------------------------------- the stop
 
 
+@contextmanager
+def microseconds():
+    """Times of events and questions by sample, as the kernel has them: two an ulp apart may be one in seconds."""
+    fetch, seen = continuous.Worker._fetch, {}
+
+    def keep(worker, state, index):
+        events, asked = state.record.time[: state.at[ka.A_RECORDED]], state.record.asked[: state.at[ka.A_STAMPED]]
+        seen.setdefault(index, set()).update(events.tolist(), asked.tolist())
+        return fetch(worker, state, index)
+
+    continuous.Worker._fetch = keep
+    try:
+        yield seen
+    finally:
+        continuous.Worker._fetch = fetch
+
+
 @st.composite
 def cutoffs(draw, readout: str, ticks: int):
     """A policy that can be replayed, with what the naive simulator calls it, or None."""
@@ -439,14 +456,15 @@ def cutoffs(draw, readout: str, ticks: int):
     return draw(policies(readout, ticks))
 
 
-@same_every_time(200)
+@same_every_time(300)
 @given(timed(), st.data())
 def test_a_stopped_run_is_the_full_run_cut_at_its_deciding_position(case, data):
     """If this fails, a policy was asked at another moment than after the output events of an instant, or of other
     answers, or what lies behind its position was still processed, or a replay is not the live run."""
     network, inputs, ticks = case
     options = {"ticks": ticks, "record": "potentials", "ties": data.draw(st.sampled_from(["together", "serial"]))}
-    full = simulate(network, inputs, **options)
+    with microseconds() as seen:
+        full = simulate(network, inputs, **options)
     shown, names = full.trace.answers, [p.name for p in network.populations]
     depths = network.depths()
     order = sorted(range(len(names)), key=lambda i: (depths[names[i]], i))
@@ -458,6 +476,8 @@ def test_a_stopped_run_is_the_full_run_cut_at_its_deciding_position(case, data):
             assert np.array_equal(getattr(replayed, name), getattr(cut, name)), (name, policy)
         assert unbalanced(cut) == []
         for n in range(len(inputs)):
+            if len(seen[n]) > len({t / 1e6 for t in seen[n]}):
+                continue
             part = slice(shown.offsets[n], shown.offsets[n + 1])
             asked = list(zip(shown.time[part], shown.bin[part], shown.outputs[part].tolist(), shown.synops[part]))
             if network.readout == "spikes":
@@ -567,43 +587,46 @@ def rush() -> tuple[Network, es.Events]:
     return network, events(*(sorted(zip(rng.integers(0, 9000, 900), rng.integers(0, 8, 900))) for _ in range(2)))
 
 
-@pytest.mark.parametrize("ties", ["together", "serial"])
-def test_a_queue_and_a_record_that_overflow_lose_nothing(monkeypatch, ties):
-    """If this fails, what happens depends on when a queue grows, or on when events and answers are fetched."""
-    network, inputs = rush()
-    make, grow, kernel = continuous.Worker._state, continuous.grown, continuous.Worker._kernel
-    with monkeypatch.context() as roomy:  # room for all from the start
-        roomy.setattr(continuous.Worker, "_state", lambda worker: reduce(lambda s, _: grow(s), range(6), make(worker)))
-        wanted = simulate(network, inputs, ties=ties)
-    seen = Counter()
+@pytest.fixture
+def answers(monkeypatch):
+    """What kernels of workers with little room answer, counted; an error when they ask for room again and again."""
+    kernel, seen = continuous.Worker._kernel, Counter()
 
     def counted(*arguments):
         status = kernel(*arguments)
         seen[status] += 1
-        assert seen.total() < 100_000, "the kernel asks for room again and again"
+        assert seen.total() < 20_000, "the kernel asks for room again and again"
         return status
 
-    monkeypatch.setattr(continuous, "RECORD_CAPACITY", 16 * 64)
+    monkeypatch.setattr(continuous, "RECORD_CAPACITY", 16)
     monkeypatch.setattr(continuous, "ANSWERS", 1)
     monkeypatch.setattr(continuous.Worker, "_kernel", counted)
+    return seen
+
+
+@pytest.mark.parametrize("ties", ["together", "serial"])
+def test_a_queue_and_a_record_that_overflow_lose_nothing(monkeypatch, answers, ties):
+    """If this fails, what happens depends on when a queue grows, or on when events and answers are fetched."""
+    network, inputs = rush()
+    monkeypatch.setattr(continuous, "RECORD_CAPACITY", 16 * 64)
     run = simulate(network, inputs, ties=ties)
-    assert unlike(run, wanted) == []
     assert run.queue_peak.min() > 300
-    assert seen[ka.GROW] >= 3
-    assert seen[ka.FULL] > 300
+    assert answers[ka.GROW] >= 3
+    assert answers[ka.FULL] > 300
+    make, grow = continuous.Worker._state, continuous.grown
+    monkeypatch.setattr(
+        continuous.Worker, "_state", lambda worker: reduce(lambda s, _: grow(s), range(6), make(worker))
+    )
+    monkeypatch.setattr(continuous, "RECORD_CAPACITY", 1 << 20)
+    monkeypatch.setattr(continuous, "ANSWERS", 1 << 20)
+    answers.clear()
+    assert unlike(run, simulate(network, inputs, ties=ties)) == []
+    assert set(answers) == {ka.HORIZON}
 
 
-def test_a_record_smaller_than_what_a_delivery_may_cause(monkeypatch):
+@pytest.mark.usefixtures("answers")
+def test_a_record_smaller_than_what_a_delivery_may_cause():
     """If this fails, mode serial waits for ever for room that no record has: a batch may make more spikes than that."""
-    kernel, seen = continuous.Worker._kernel, Counter()
-
-    def counted(*arguments):
-        seen["calls"] += 1
-        assert seen["calls"] < 1000, "the kernel asks for room again and again"
-        return kernel(*arguments)
-
-    monkeypatch.setattr(continuous, "RECORD_CAPACITY", 16)
-    monkeypatch.setattr(continuous.Worker, "_kernel", counted)
     network = graph(
         {"input": ((4,), Input()), "a": ((4,), IF()), "out": ((4,), IF())},
         Connection("input", "a", Identity()),
@@ -655,10 +678,7 @@ def test_without_ties_serial_is_together():
 def test_together_does_not_know_the_order_of_an_instant(case):
     """If this fails, the order of bit-equal arrivals decides something in mode together."""
     network, inputs, ticks = case
-    if any(isinstance(p.neuron, LIF) for p in network.populations) or any(
-        c.bias is not None for c in network.connections
-    ):
-        return  # their membranes round, and so do sums in another order
+    network = twins(network)[1]  # membranes that leak or drift round, and so do sums in another order
     back = np.lexsort((-inputs.neuron, inputs.t))
     one, other = (
         simulate(network, i, ticks=ticks)
@@ -766,6 +786,18 @@ def test_membranes_and_readouts_at_the_ends_of_bins():
     assert np.allclose(summed.outputs[0, :, 0], (bias * t + w * (ago > 0).sum(1)[:, None])[:, 0], rtol=1e-13)
 
 
+def test_a_unit_without_leak_among_leaky_ones():
+    """If this fails, an infinite time constant meets a drive of 0 or another, and no number comes of it."""
+    inputs, bias = events([(1500, 0)]), np.array([0.25, 0.25])
+    leaky = LIF(alpha=np.array([1.0, 0.5]), rest=0.125, threshold=9.0)
+    for b in (None, bias):
+        mixed, plain, alone = (
+            simulate(network_of(neuron, [[0.75], [0.5]], bias=b), inputs, record="potentials").potentials["out"][0]
+            for neuron in (leaky, IF(threshold=9.0), LIF(alpha=0.5, rest=0.125, threshold=9.0))
+        )
+        assert np.allclose(mixed, np.stack([plain[:, 0], alone[:, 1]], 1), rtol=1e-14)
+
+
 def test_a_neuron_that_runs_away_ends_the_run(monkeypatch, tmp_path, capsys):
     """If this fails, a neuron fires for ever in an instant, or nobody learns in which sample."""
     heavy = network_of(IF(), [[2e6, 1.0]])
@@ -810,6 +842,7 @@ REFUSED = [
     (pair(IF(reset_delay=True)), {}, "population 'out' resets one tick late"),
     (pair(LIF(alpha=np.array([0.0]))), {}, "population 'out' has alpha 0"),
     (pair(IF(reset="value", reset_value=1.0)), {}, "population 'out' resets to its threshold or above"),
+    (pair(IF(threshold=0.0, reset_amount=1.0, v_min=0.0)), {}, "population 'out'"),  # a bound that lifts it back
     (pair(encoding="direct", delay=1), {}, "connection 'first' delays an image"),
     (pair(encoding="direct", delay_seconds=1e-4), {}, "connection 'first' delays an image"),
     (pair(encoding="direct"), {"layer_delay": 1}, "connection 'first' delays an image"),
@@ -831,12 +864,13 @@ REFUSED = [
 ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("answers")
 @pytest.mark.parametrize(("network", "options", "words"), REFUSED)
 def test_what_has_no_meaning_is_refused_by_name(network, options, words):
     """If this fails, continuous time runs what it has no rule for, or does not say what is wrong."""
     inputs = events([(0, 0)]) if network.encoding == "events" else np.ones((1, 1, 2))
     with pytest.raises(ValueError, match=re.escape(words)) as refused:
-        es.simulate(network, inputs, **{"mode": "async", **options})
+        es.simulate(network, inputs, **{"mode": "async", "record": "spikes", **options})
     assert "\n" not in str(refused.value)
 
 
@@ -922,7 +956,7 @@ def test_a_run_folder_gives_the_run_back(tmp_path):
     second = runs.read(tmp_path / "run", sample=1)
     assert second.events.tobytes() == run.events[run.events["sample"] == 1].tobytes()
     said = json.loads((tmp_path / "run" / "run.json").read_text())
-    expected = {"mode": "async", "start": 0.0, "duration": 7.3e-3, "tick_seconds": TICK, "ties": "together"}
+    expected = {"mode": "async", "start": 0.0, "duration": 7.3e-3, "tick_seconds": TICK, "arrivals": "together"}
     expected |= {"pulse": None, "bias_period": None, "stop_unit": "s", "ticks": 8, "dtype": "float64"}
     assert {key: said[key] for key in expected} == expected
     assert said["mean_stop"] == pytest.approx(run.stop_time.mean(), rel=1e-15)

@@ -368,7 +368,7 @@ def async_runs(measured: dict[str, float], rounds: int) -> dict[str, Any]:
 
 
 def queue_bound(network: Network) -> int:
-    """The most entries there can be without delays: a batch for each connection, and two alarms a driven neuron, or 64."""
+    """The most entries there can be without delays: a batch a connection, and two alarms a driven neuron, or 64."""
     fed = {c.target for c in network.connections if c.bias is not None and np.any(c.bias)}
     if network.encoding == "direct":
         fed |= {c.target for c in network.connections if c.source == network.input.name}
