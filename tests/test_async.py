@@ -135,8 +135,8 @@ def twins(network: Network) -> tuple[Network, Network]:
 
     What spikes once in a tick waits for the next one, so it rests for a tick there; a refractory time r ends in time to
     fire at t + r + 1 in ticks, at t + r in continuous time. What discards is the same where a reset ends below
-    threshold, as a hard one does. Lower bounds lie where no reset ends below them, which they lift at once in continuous
-    time, but in ticks only in the next one, with what arrives there.
+    threshold, as a hard one does. Lower bounds lie where no reset ends below them: what ends there is lifted at once in
+    continuous time, in ticks together with the next tick's arrivals.
     """
     network = allowed(replace(network, connections=[replace(c, bias=None) for c in network.connections]))
     pairs = []

@@ -1,6 +1,6 @@
 """The oracles on real checkpoints and data, too large for the test suite. Results: docs/validation.md.
 
-    python tools/validate.py [--only spikes|accuracy|witnesses|audit|truth|modes] [--images N]
+    python tools/validate.py [--only spikes|accuracy|witnesses|audit|truth|modes|stream] [--images N]
 
 spikes: the converted ResNet-20 against a plain PyTorch stepper with the same folded weights, 32 ticks, 20 images: every
 spike of all populations in float64; in float32 the differences, each first one of which must be a rounding tie.
@@ -8,6 +8,7 @@ accuracy: the same network on the 1,000 exact CIFAR-10 test images at 32, 64, 12
 witnesses: its counts, 8 ticks, 20 images, against sinabs, spikingjelly and NeuroBench on the recorded rasters.
 audit: the same runs written to a folder and recounted from their events.
 truth: continuous time against closed forms, published traces, and 500 random networks in 50-digit arithmetic.
+stream: recordings of a DVS128 chained to 10 seconds and more, through a convolutional network in windows of 100 ms.
 modes: `cnn_sinabs.nir` on 100 N-MNIST recordings, and the packaged digits, in ticks and in continuous time.
 
 Needs the data of EVENTSNN_DATA, or ../shared, but for `truth`.
@@ -39,6 +40,7 @@ from eventsnn.ledger import wilson
 from eventsnn.network import AdaptivePool, AddressMap, Conv, Dense, Pool
 from eventsnn.neurons import IF, LIF, Input
 from eventsnn.readers import read_input
+from eventsnn.recordings import stream
 from eventsnn.report import predictions_by_tick
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,7 +54,7 @@ from tools.samples import decoded  # noqa: E402
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=["spikes", "accuracy", "witnesses", "audit", "truth", "modes"])
+    parser.add_argument("--only", choices=["spikes", "accuracy", "witnesses", "audit", "truth", "modes", "stream"])
     parser.add_argument("--images", type=int, help="use the first N images")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
@@ -77,6 +79,8 @@ def main() -> None:
         sound &= recount(network, images)
     if options.only in (None, "modes"):
         modes(options.jobs)
+    if options.only in (None, "stream"):
+        sound &= flat()
     if options.only in (None, "accuracy"):
         accuracy(module, network, *cifar("test_lossless", options.images or 1000), options.jobs)
     sys.exit(0 if sound else 1)
@@ -277,6 +281,42 @@ def both(
     console = Console(highlight=False, width=120)
     for line in comparison.lines(comparison.compare(*runs.values())):
         console.print(line, markup=False)
+
+
+def anonymous() -> float:
+    """Megabytes of this process that are its own: without pages of mapped files, which the system takes back."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")) / 1024
+
+
+def flat(seconds: int = 40, window: float = 0.1) -> bool:
+    """Print the memory of a long stream as it goes; returns whether it stays what it was after the first tenth."""
+    network = es.load(ROOT / "weights" / "objects.h5")
+    parts = read_input(DATA / "data" / "dvs128_objects.h5", network).inputs
+    length = int(np.ceil(parts.t.max() / 1e5)) * 100_000  # of a recording, in whole windows
+    chained, begin = [], 0
+    while begin < seconds * 1_000_000:
+        i = (begin // length) % len(parts)
+        own = slice(int(parts.offsets[i]), int(parts.offsets[i + 1]))
+        address = parts.neuron[own]
+        one = np.zeros(len(address), [("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])
+        one["t"], one["p"], rest = parts.t[own] + begin, address // 128**2, address % 128**2
+        one["y"], one["x"] = rest // 128, rest % 128
+        chained.append(one)
+        begin += length
+    state, held, events, windows = None, [], 0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder) / "dvs.npy", np.concatenate(chained))
+        started = time.perf_counter()
+        for part in stream(Path(folder) / "dvs.npy", network, window):
+            run = es.simulate(network, part, mode="async", duration=window, state=state, bias_period=10e-3)
+            state = run.state
+            events, windows = events + int(run.ledger.input_events[0]), windows + 1
+            if windows * window in (seconds / 10, seconds / 4, seconds // 1):
+                held.append(anonymous())
+                print(f"after {windows * window:g} s: {events:,} events, {held[-1]:.1f} MB held", flush=True)
+    print(f"({windows} windows, {time.perf_counter() - started:.0f} s)")
+    return held[-1] < 1.01 * held[0]
 
 
 def accuracy(module: torch.nn.Module, network: es.Network, images: np.ndarray, labels: np.ndarray, jobs: int) -> None:
