@@ -1,6 +1,6 @@
 """The account of a run in continuous time, recounted from its events: see `audit`, whose steps and sums it uses.
 
-Which neuron was reached when is known from where events went and how long they took; what the membranes did is not asked.
+Which neuron was reached when is known from where events went and how long they took; membranes are not simulated.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from eventsnn.audit import (
     CLASSES,
     KINDS,
     _Account,
+    _Clock,
     _divided,
     _is_cut,
     _multiplicity,
@@ -51,8 +52,8 @@ class _Visits(NamedTuple):
 class TimedAccount(_Account):
     """An account by bins, in which every instant that something reaches a population is a tick of its own.
 
-    Moments are complex numbers, the number of a sample (or of one of its neurons) + i microseconds: these sort by number,
-    then by time. stop: (samples,) microseconds. delays: by connection.
+    Moments are complex numbers, the number of a sample (or of one of its neurons) + i microseconds: these sort by
+    number, then by time. stop: (samples,) microseconds. delays: by connection.
     """
 
     def _ticks(self) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +88,9 @@ class TimedAccount(_Account):
         holds = {p.name: np.zeros(len(moments), bool) for p in populations}
         for number, p in enumerate(populations):
             holds[p.name][instant[:count][events["population"] == number]] = True
-        is_open = (choices[0] != choices[1]) & ~holds[self.network.input.name]  # input is at whole microseconds, or ticks
+        is_open = (choices[0] != choices[1]) & ~holds[
+            self.network.input.name
+        ]  # input is at whole microseconds, or ticks
         choices[1, ~is_open] = choices[0, ~is_open]
         holds[self.network.output][instant[count:]] = True
         ways = [(c.source, c.target, delay) for c, delay in zip(self.network.connections, self.delays, strict=True)]
@@ -102,7 +105,9 @@ class TimedAccount(_Account):
                     fits = (choices[other, reached] == time) & (moments[reached].real == moments[left].real)
                     fits &= holds[target][reached] & (is_open[reached] if other else is_open[left] | is_open[reached])
                     found = left[fits], reached[fits]
-                    links.append(np.stack([found[0], np.full_like(found[0], choice), found[1], np.full_like(found[1], other)]))
+                    links.append(
+                        np.stack([found[0], np.full_like(found[0], choice), found[1], np.full_like(found[1], other)])
+                    )
         left, choice, reached, other = np.concatenate(links, axis=1)
         after, before, chosen = np.zeros(choices.shape), np.zeros(choices.shape), np.zeros(len(moments), np.int64)
         for _ in range(8):

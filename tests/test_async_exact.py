@@ -347,8 +347,6 @@ def residuals(net: exact.Plain, found: Run) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------------ random networks
 
-TALLY: dict[int, tuple[int, int]] = {}  # chunk -> cases drawn, of them too close to call
-
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_random_networks_spike_as_exact_arithmetic_says(chunk):
@@ -359,17 +357,14 @@ def test_random_networks_spike_as_exact_arithmetic_says(chunk):
         found = run(case.network, case.events, case.duration)
         wrong = differences(case, net, wanted, kappa, found) or residuals(net, found)
         problems += [f"seed {seed}: {p}" for p in wrong[:1]]
-    grazing = sum(drawn(seed).grazing for seed in seeds)
-    TALLY[chunk] = (CHUNK + grazing, grazing)
     assert not problems, "\n".join(problems)
 
 
 def test_few_cases_are_too_close_to_call_and_the_others_tell(capsys):
     """Fails when the networks above are drawn again too often, or have become too dull to show a mistake."""
-    if len(TALLY) < CHUNKS:
-        pytest.skip("counts over all chunks")
-    all_drawn, grazing = (sum(counts) for counts in zip(*TALLY.values()))
     found = [drawn(seed) for seed in range(CHUNKS * CHUNK)]
+    grazing = sum(one.grazing for one in found)
+    all_drawn = len(found) + grazing
     causes = Counter(s.cause for d in found for s in d.found.spikes if d.net.groups[s.group].kind == "neurons")
     several = sum(s.value > 1 for d in found for s in d.found.spikes if d.net.groups[s.group].kind == "neurons")
     kappa = [k for d in found for k in d.kappa]

@@ -13,17 +13,17 @@ import h5py
 import numpy as np
 import pytest
 import small
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from networks import cases
-from test_engine import policies, run_engine, same_every_time
+from test_engine import feed, policies, run_engine, same_every_time
 
 import eventsnn as es
 from eventsnn import inputs, report, runs, store
 from eventsnn.audit import audit, digest, lines
 from eventsnn.ledger import OPERATIONS
 from eventsnn.network import Connection, Dense, Flatten, Network, Pool, Population
-from eventsnn.neurons import IF, Input
+from eventsnn.neurons import IF, Gate, Input, Relay
 from eventsnn.watchdog import Budget, Confidence, Fixed, SpikeGap, TopKGap
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
@@ -477,6 +477,212 @@ def test_the_digest_is_what_it_says():
     assert not digest(events[:0], 3, 2).any()
 
 
+# ------------------------------------------------------------------------------------------------- continuous time
+
+
+def timed(path: Path, network: Network, inputs, ties: str = "together", **options) -> Path:
+    """The folder of a run in continuous time, and of what it says of arrivals."""
+    options = {"record": "spikes", "watchdog": Fixed(), "ties": ties, **options}
+    folder = recorded(path, network, es.simulate(network, inputs, mode="async", **options))
+    change_json(folder / "run.json", lambda run: run.update(arrivals=ties))
+    return folder
+
+
+def with_tick(readout: str = "spikes") -> Network:
+    """The small network: convolutions, relay, identity, pool, a loop of refractory neurons, an image as a current."""
+    return replace(small.network(readout), tick_seconds=1e-3)
+
+
+def fed(seed: int = 3) -> tuple[Network, es.Events]:
+    """The same under events, several of one microsecond among them, with delays that are no whole ticks."""
+    network, rng = replace(with_tick(), encoding="events"), np.random.default_rng(seed)
+    late = {0: 3.3e-4, 4: 1.7e-3, 5: 1 / 3000}
+    connections = tuple(
+        replace(c, delay=max(c.delay, 1), delay_seconds=late[i]) if i in late else c
+        for i, c in enumerate(network.connections)
+    )
+    times = np.sort(rng.integers(0, 12000, (4, 150)) // 7 * 7, axis=1)
+    events = es.Events(t=times.ravel(), neuron=rng.integers(0, 30, 600), offsets=np.arange(5) * 150)
+    populations = [replace(p, neuron=IF(threshold=0.2)) if p.name == "conv" else p for p in network.populations]
+    return replace(network, populations=tuple(populations), connections=connections), events
+
+
+@pytest.mark.parametrize("readout", ["spikes", "sum"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"count": "sources", "dtype": "float32"},
+        {"pulse": 3e-4},
+        {"bias_period": 7e-4},
+        {"ties": "serial"},
+        {"watchdog": Budget(2000)},
+        {"watchdog": TopKGap(0.5, on="counts")},
+    ],
+    ids=str,
+)
+def test_images_in_continuous_time_agree(readout, options, tmp_path):
+    """If this fails, engine and audit read the rules of continuous time differently, for direct current."""
+    if "watchdog" in options and readout == "sum":
+        options = {"watchdog": Confidence(0.6)}
+    images, labels = small.images(6)
+    found = audit(timed(tmp_path, with_tick(readout), images, labels=labels, **options))
+    assert found.agrees, lines(found)
+    assert found.checked > found.events > 0
+    assert ("bias" in " ".join(found.unchecked)) == ("bias_period" in options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"pulse": 1e-4}, {"bias_period": 5e-4}, {"ties": "serial"}, {"watchdog": SpikeGap(2)}, {"duration": 7.7e-3}],
+    ids=str,
+)
+def test_events_in_continuous_time_agree(options, tmp_path):
+    """If this fails, a delay, a refractory neuron, a pulse or a stop is audited wrongly."""
+    network, events = fed()
+    folder = timed(tmp_path, network, events, **options)
+    found = audit(folder)
+    assert found.agrees, lines(found)
+    run = json.loads((folder / "run.json").read_text())
+    assert ("what dropped" in " ".join(found.unchecked)) == ("ties" in options)
+    if not options:
+        assert run["synops"]["dropped"] > 0
+        assert run["synops"]["in_flight"] > 0
+        assert run["spike_units"] > run["spikes"]
+
+
+@same_every_time(40)
+@given(cases(), st.data())
+def test_random_networks_in_continuous_time_agree(tmp_path_factory, case, data):
+    """If this fails, engine and audit differ on groups, pools, resets, delays or stops in continuous time."""
+    populations = []
+    for p in case.network.populations:
+        neuron = Relay() if isinstance(p.neuron, Gate) else p.neuron
+        if isinstance(neuron, IF):
+            kept = {name: getattr(neuron, name) for name in ("threshold", "comparator", "gain", "v0")}
+            kept |= {"refractory": neuron.refractory, "refractory_input": neuron.refractory_input}
+            neuron = IF(**kept, reset="value", reset_value=-4.0)
+        populations.append(replace(p, neuron=neuron))
+    connections = [replace(c, scale=None, shift=None) for c in case.network.connections]
+    sources = (
+        {p.name for p in populations if isinstance(p.neuron, Input)} if case.network.encoding == "direct" else set()
+    )
+    relays = {p.name for p in populations if isinstance(p.neuron, Relay)}
+    assume(not any(c.source in sources and (c.delay or c.target in relays) for c in connections))
+    connections = [replace(c, bias=None) if c.target in relays else c for c in connections]
+    network = replace(case.network, populations=tuple(populations), connections=tuple(connections), tick_seconds=1e-3)
+    _, policy = data.draw(policies(network.readout, case.ticks))
+    ties = data.draw(st.sampled_from(["together", "together", "serial"]))
+    path, layout = tmp_path_factory.mktemp("case"), "chw" if network.encoding == "direct" else None
+    options = {"watchdog": policy, "duration": case.ticks * 1e-3, "layout": layout, "count": "sources"}
+    found = audit(timed(path, network, feed(replace(case, network=network)), ties, **options))
+    assert found.agrees, lines(found)
+
+
+def test_a_run_that_goes_on_is_recounted_as_far_as_it_can_be(tmp_path):
+    """If this fails, what came from before a run's start is taken for an error, or its spikes are not recounted."""
+    network, events = fed()
+    one = es.Events(events.t[:150], events.neuron[:150], np.array([0, 150]))
+    first = es.simulate(network, one, mode="async", duration=6e-3)
+    folder = timed(tmp_path, network, one, state=first.state, duration=5e-3)
+    found = audit(folder)
+    assert found.agrees, lines(found)
+    assert "events came from before its start" in " ".join(found.unchecked)
+    change_csv(folder / "connections.csv", 3, lambda row: row.update(structural="1"))
+    assert audit(folder).first.startswith("connections.csv, row sum->rest, column structural: the file says 1,")
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run under events that a policy stopped."""
+    network, events = fed()
+    return timed(tmp_path_factory.mktemp("stopped"), network, events, watchdog=SpikeGap(2), count="sources")
+
+
+def test_one_wrong_number_of_a_timed_run_is_found(stopped, tmp_path):
+    """If this fails, a number of a run in continuous time can say anything."""
+
+    def more(column):
+        return lambda row: row.update(
+            {column: str(float(row[column]) + 1 if "." in row[column] else int(row[column]) + 1)}
+        )
+
+    def found_after(file, change, *where):
+        folder = tmp_path / "run"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(stopped, folder)
+        {"csv": change_csv, "json": change_json, "h5": change_hdf5}[file.split(".")[1]](folder / file, *where, change)
+        return audit(folder)
+
+    assert audit(stopped).agrees
+    for file, number, columns in (
+        ("layers.csv", 3, LAYERS),
+        ("connections.csv", 5, CONNECTIONS),
+        ("samples.csv", 2, (*STATED[:2], *STATED[4:], *COUNTED)),
+        ("statistics.csv", 2, STATISTICS),
+    ):
+        for column in columns:
+            if column == "label":
+                continue
+            found = found_after(file, more(column), number)
+            assert found.first.startswith(file), (file, column)
+            assert f"column {column}: the file says " in found.first
+            assert found.differing == 1
+    for path in [path for path in TOTALS if path != ("accuracy",)]:
+
+        def add(run, path=path):
+            for key in path[:-1]:
+                run = run[key]
+            run[path[-1]] += 1
+
+        assert found_after("run.json", add).first.startswith(f"run.json, {'.'.join(path)}: the file says "), path
+    for name, step in (("duration", 0.01), ("tick_seconds", 1e-4)):
+        assert not found_after("run.json", lambda run, n=name, s=step: run.update({n: run[n] + s})).agrees
+    for name in ("synops", "outputs", "stop_time", "predictions", "stop_reason"):
+
+        def raise_one(arrays, name=name):
+            at = (1, 1, 2)[: arrays[name].ndim]
+            arrays[name][at] += -1e-9 if name == "stop_time" else -arrays[name][at] if name == "stop_reason" else 1
+
+        assert not found_after("trace.h5", raise_one).agrees, name
+    for name, step in (("time", 1e-6), ("neuron", 1), ("value", 1.0), ("population", 1), ("sample", 1)):
+
+        def move(arrays, name=name, step=step):
+            arrays[name][np.flatnonzero(arrays["population"] == 1)[40]] += step
+
+        assert not found_after("events.h5", move).agrees, name
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda a: a["time"].__setitem__(-1, 0.012), "its time is not from 0 to before 0.012 s"),
+    (lambda a: a["time"].__setitem__(-1, np.nan), "its time is not from 0 to before 0.012 s"),
+    (lambda a: a["time"].__setitem__(-1, 0.0119), "it lies behind the decision, at 0.0"),
+])  # fmt: skip
+def test_each_fault_of_a_time_has_its_words(stopped, tmp_path, change, words):
+    """If this fails, the first difference does not lead to the event that is wrong."""
+    shutil.copytree(stopped, tmp_path / "run")
+    change_hdf5(tmp_path / "run" / "events.h5", change)
+    assert words in audit(tmp_path / "run").first
+
+
+def test_a_spike_in_the_refractory_time_of_its_target_is_dropped(tmp_path):
+    """If this fails, the ends of (t, t + t_ref] are wrong. By hand: 10, twice, fires; 2010 is its end."""
+    network = Network(
+        populations=(Population("input", (1,), Input()), Population("out", (1,), IF(refractory=2, reset="value"))),
+        connections=(Connection("input", "out", Dense(np.ones((1, 1)))),),
+        output="out",
+        encoding="events",
+        tick_seconds=1e-3,
+    )
+    events = es.Events(t=np.array([10, 10, 11, 2010, 2011]), neuron=np.zeros(5, int), offsets=np.array([0, 5]))
+    folder = timed(tmp_path, network, events, duration=5e-3)
+    assert audit(folder).agrees
+    (row,) = json.loads((folder / "run.json").read_text())["connections"]
+    assert (row["delivered"], row["dropped"], row["in_flight"]) == (3, 2, 0)
+    change_csv(folder / "connections.csv", 0, lambda row: row.update(dropped="1"))
+    assert audit(folder).first.endswith("column dropped: the file says 1, the events give 2")
+
+
 # ----------------------------------------------------------------------------------------------------- the network
 
 
@@ -592,7 +798,8 @@ DAMAGES = [
     (spoil("run.json", lambda r: r["synops"].update(dropped="x")), "synops.dropped is 'x', wanted a whole number"),
     (spoil("run.json", lambda r: r.update(spikes=True)), "spikes is True, wanted a whole number"),
     (spoil("run.json", lambda r: r.update(spikes=None)), "spikes is None, wanted a whole number"),
-    (spoil("run.json", lambda r: r.update(mode="async")), "only runs in mode sync can be recounted"),
+    (spoil("run.json", lambda r: r.update(mode="both")), "only runs in mode sync or async can be recounted"),
+    (spoil("run.json", lambda r: r.update(mode="async")), "run.json lacks start"),
     (spoil("run.json", lambda r: r.update(ticks=0)), "20 samples and 0 ticks, wanted 1 or more"),
     (spoil("run.json", lambda r: r.update(ticks=13)), "trace.h5 has outputs of shape (20, 12, 3)"),
     (spoil("run.json", lambda r: r.update(ticks=12.0)), "12.0 for ticks, wanted a whole number"),
@@ -668,13 +875,15 @@ def test_a_column_nobody_knows_is_said(folder):
 # ------------------------------------------------------------------------------------------------- independence
 
 
-def test_the_audit_shares_no_code_with_the_engine(folder):
+def test_the_audit_shares_no_code_with_the_engine(folder, stopped):
     """If this fails, an error of the engine can hide in the recount, because both make it."""
     program = (
-        "import sys; from eventsnn.audit import audit; assert audit(sys.argv[1]).agrees; "
+        "import sys; from eventsnn.audit import audit; assert all(audit(run).agrees for run in sys.argv[1:]); "
         "print(*sorted(m for m in sys.modules if m.split('.')[0] in ('eventsnn', 'numba', 'torch', 'nir')))"
     )
-    command = [sys.executable, "-c", program, str(folder)]
+    command = [sys.executable, "-c", program, str(folder), str(stopped)]
     loaded = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     files = ["hdf5", "import_nir", "lower_nir", "network", "neurons", "store"]
-    assert loaded == sorted(["eventsnn", "eventsnn.audit", *(f"eventsnn.{name}" for name in files)])
+    assert loaded == sorted(
+        ["eventsnn", "eventsnn.audit", "eventsnn.audit_async", *(f"eventsnn.{name}" for name in files)]
+    )
