@@ -111,6 +111,8 @@ def _check_neuron(name: str, neuron: IF, shape: tuple[int, ...]) -> None:
         raise ValueError(
             f"population {name!r} resets to its threshold or above and would fire without end in mode async"
         )
+    if neuron.v_min is not None and np.any(spread(neuron.v_min, shape) >= threshold):
+        raise ValueError(f"population {name!r} has its bound at its threshold or above and would fire without end")
     if isinstance(neuron, LIF) and neuron.tau is None and not np.all(np.asarray(neuron.alpha) > 0):
         raise ValueError(f"population {name!r} has alpha 0, no time constant at all; mode async needs one above 0")
 
@@ -138,10 +140,11 @@ class Worker:
         tick = pace.timing.tick
         self.ticks = bins(self.start, self.end, tick)
         self.thresholds = policy.thresholds(self.ticks)
+        self.cut = False  # by the cutoff fixed:T
         if isinstance(policy, Fixed):
             self.thresholds = np.zeros(self.ticks)
-            if policy.ticks is not None:
-                self.end = min(self.end, self.start + policy.ticks * tick)
+            if policy.ticks is not None and policy.ticks <= self.ticks:
+                self.end, self.cut = min(self.end, self.start + policy.ticks * tick), True
         self.scale, self.size = float(getattr(policy, "scale", 1.0)), int(getattr(policy, "size", 1))
         self.shape = network.input.shape
         self.to_last = np.argsort(channels_last(self.shape))
@@ -207,7 +210,6 @@ class Worker:
         pushed, popped = int(at[ka.A_PUSHED]), int(at[ka.A_POPPED])
         if not self.keep:
             self.spare.append(state)
-        ended = isinstance(self.policy, Fixed) and self.policy.ticks is not None
         image = None
         if len(feed.pixel) and isinstance(self.samples, np.ndarray):
             image = self.samples[index].astype(self.dtype, copy=False)
@@ -215,7 +217,7 @@ class Worker:
             prediction=int(best),
             tied=bool(tied),
             stop=begun,
-            reason=int(self.policy.reason if status == ka.STOPPED or ended else StopReason.HORIZON),
+            reason=int(self.policy.reason if status == ka.STOPPED or self.cut else StopReason.HORIZON),
             books=books,
             macs_effective=0 if image is None else macs_effective(self.wiring, image),
             events=np.concatenate([events for events, _ in fetched]),

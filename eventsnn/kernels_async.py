@@ -417,9 +417,9 @@ def _evolved(timing, p, unit, v, drive, elapsed):
     """A membrane after `elapsed` microseconds without arrivals: the closed form, each of its terms to rounding."""
     if elapsed <= 0:
         return v
-    if timing.pop[p, T_FLAGS] & FLAG_LEAKS:
-        tau, rest = _parameter(timing, p, T_TAU, unit), _parameter(timing, p, T_REST, unit)
-        x = elapsed / tau
+    tau = _parameter(timing, p, T_TAU, unit) if timing.pop[p, T_FLAGS] & FLAG_LEAKS else INFINITE
+    if tau < INFINITE:
+        x, rest = elapsed / tau, _parameter(timing, p, T_REST, unit)
         if drive == 0 and rest == 0:
             return v * math.exp(-x)
         return v * math.exp(-x) - (rest + drive * tau) * math.expm1(-x)
@@ -456,8 +456,8 @@ def _crossing(plan, timing, cells, p, unit, now):
     if v >= fire:
         return now
     drive = _driven(timing, cells, p, unit)
-    if timing.pop[p, T_FLAGS] & FLAG_LEAKS:
-        tau = _parameter(timing, p, T_TAU, unit)
+    tau = _parameter(timing, p, T_TAU, unit) if timing.pop[p, T_FLAGS] & FLAG_LEAKS else INFINITE
+    if tau < INFINITE:
         beyond = _parameter(timing, p, T_REST, unit) + drive * tau - threshold
         return now + tau * math.log1p((threshold - v) / beyond) if beyond > 0 else INFINITE
     return now + (threshold - v) / drive if drive > 0 else INFINITE

@@ -147,8 +147,9 @@ def _interval(run: Run) -> dict[str, Any]:
     """What run.json says of a run in continuous time alone."""
     if run.interval is None:
         return {}
-    names = ("start", "duration", "ties", "pulse", "bias_period")
-    return {"tick_seconds": run.network.tick_seconds, **{name: getattr(run.interval, name) for name in names}}
+    names = ("start", "duration", "pulse", "bias_period")
+    found = {name: getattr(run.interval, name) for name in names}
+    return {"tick_seconds": run.network.tick_seconds, **found, "arrivals": run.interval.ties}
 
 
 def timing(run: Run) -> dict[str, Any]:

@@ -224,7 +224,7 @@ def simulate(
             raise ValueError(f"{name} belongs to continuous time; give it with mode async")
     start = end = 0.0
     if timed:
-        continuous.check(network, bias_period=bias_period, pulse=pulse)
+        continuous.check(network.with_layer_delay(layer_delay), bias_period=bias_period, pulse=pulse)
         assert network.tick_seconds is not None
         if state is not None:
             start = state.time
@@ -281,7 +281,7 @@ def simulate(
         return run
     standing = None
     if worker.keep and all(s.state is not None for s in results):
-        standing = continuous.Standing(end, tuple(s.state for s in results), made)
+        standing = continuous.Standing(worker.end, tuple(s.state for s in results), made)
     interval = Interval(
         start=start / 1e6,
         duration=(worker.end - start) / 1e6,
