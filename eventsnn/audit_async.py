@@ -19,6 +19,7 @@ from eventsnn.audit import (
     _Clock,
     _divided,
     _is_cut,
+    _is_multiple,
     _multiplicity,
     _order,
     _Route,
@@ -196,14 +197,31 @@ class TimedAccount(_Account):
             apart = ~np.isin(moment, pulses)
             np.add.at(updates, moment.real.astype(np.int64)[apart], np.diff(touched.indptr)[apart])
         each = np.bincount(pulses.real.astype(np.int64), minlength=self.books.samples)
-        updates += each * p.size  # a pulse reaches every neuron
+        given = np.zeros(p.size, bool) if constants is None else np.ravel(constants) != 0
+        lost, not_added = self._deaf(p, fired, pulses, given)
+        updates += each * p.size - lost  # a pulse reaches every neuron that is not deaf
         clocked = self.turns[number] * p.size
         done = {"neuron_update": updates, "neuron_update_clocked": clocked}
-        done |= {"bias": each * (0 if constants is None else np.count_nonzero(constants))}
+        done |= {"bias": each * np.count_nonzero(given) - not_added}
         done |= {"decay": updates, "decay_clocked": clocked} if isinstance(neuron, LIF) else {}
         if isinstance(neuron, IF):
-            done |= {"reset": units, "threshold_test": updates + units * neuron.multi_spike}
+            done |= {"reset": units, "threshold_test": updates + units * _is_multiple(p, True)}
         self.operations[p.name] |= done
+
+    def _deaf(
+        self, p: Population, fired: _Spikes, pulses: np.ndarray, given: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """By sample: pulses of the bias that found a neuron deaf and did not see it fire; and those that lost a bias."""
+        lost, not_added = np.zeros(self.books.samples, np.int64), np.zeros(self.books.samples, np.int64)
+        if len(pulses) and isinstance(p.neuron, IF) and p.neuron.discards:
+            spikes = np.unique(fired.sample * p.size + fired.neuron + 1j * fired.time)
+            for sample, neuron, time in zip(*fired, strict=True):
+                own = pulses[pulses.real == sample].imag
+                missed = own[(own > time) & (own <= time + _deaf_for(p, self.clock))]
+                again = np.isin(sample * p.size + neuron + 1j * missed, spikes)
+                lost[sample] += len(missed) - np.count_nonzero(again)
+                not_added[sample] += len(missed) * given[neuron]
+        return lost, not_added
 
     def _pulses(self, p: Population, is_biased: bool) -> np.ndarray:
         """The moments at which the constants of a population come, where they come in pulses."""

@@ -186,7 +186,7 @@ class Worker:
         else:
             state = self.spare.pop()._replace(books=self._books()) if self.spare else self._state()
         feed = self._feed(index)
-        state.clock[:] = self.start, self.start, self.end
+        state.clock[:] = self.start, self.start, self.end, bins(self.start, self.end, self.pace.timing.tick) - 1
         if self.wiring.plan.pop[self.wiring.plan.misc[k.M_INPUT], k.P_RECORD]:
             state = self._with_room(state, feed)
         status = self._kernel(state, feed, fresh)
@@ -306,7 +306,7 @@ class Worker:
                 value=np.zeros(room, self.dtype),
             ),
             at=np.zeros(ka.A_COLUMNS, np.int64),
-            clock=np.zeros(3),
+            clock=np.zeros(ka.X_COLUMNS),
             books=books,
             record=ka.Record(
                 time=np.zeros(recorded),

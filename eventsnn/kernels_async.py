@@ -126,7 +126,7 @@ BIAS, CROSSING = 2**40, 2**41
 SEQUENCE_BITS = 44
 B_HEAD, B_TAIL, B_COUNT, B_REFERENCES, B_BIN, B_COLUMNS = range(6)  # B_BIN: -1 if emitted in an earlier interval
 E_UNIT, E_NEXT, E_COLUMNS = range(3)
-X_TIME, X_START, X_END = range(3)  # State.clock
+X_TIME, X_START, X_END, X_LAST, X_COLUMNS = range(5)  # State.clock; X_LAST: the last bin
 (
     A_HEAP,  # entries in the heap
     A_STALE,  # of them alarms that were replaced
@@ -237,7 +237,7 @@ class State(NamedTuple):
     cells: Any
     queue: Any
     at: Any  # (A_COLUMNS,) int64
-    clock: Any  # (3,) float64: the instant, start and end of the interval
+    clock: Any  # (X_COLUMNS,) float64: the instant, start and end of the interval, its last bin
     books: Any
     record: Any
 
@@ -744,17 +744,34 @@ def _announce(plan, timing, state, p, batch, now):
 
 
 @_compiled
+def _rises(timing, cells, p, unit):
+    """Whether a membrane at its threshold is on its way up, where inf {t : V(t) > threshold} is now."""
+    drive = _driven(timing, cells, p, unit)
+    tau = _parameter(timing, p, T_TAU, unit) if timing.pop[p, T_FLAGS] & FLAG_LEAKS else INFINITE
+    if tau < INFINITE:
+        return _parameter(timing, p, T_REST, unit) + drive * tau > _parameter(timing, p, T_THRESHOLD, unit)
+    return drive > 0
+
+
+@_compiled
+def _fires(timing, cells, p, unit, v):
+    """Whether a membrane fires where it stands: at or above the threshold, or above it, as the comparator says."""
+    if v >= _parameter(timing, p, T_FIRE, unit):
+        return True
+    return v == _parameter(timing, p, T_THRESHOLD, unit) and _rises(timing, cells, p, unit)
+
+
+@_compiled
 def _fire(plan, timing, state, p, unit, v, now):
     """A spike, and the reset: again and again until the membrane is below threshold. Returns False on a runaway."""
     cells, at = state.cells, state.at
-    fire, flags = _parameter(timing, p, T_FIRE, unit), timing.pop[p, T_FLAGS]
-    times, until = 1, timing.pop[p, T_UNTIL]
+    flags, times, until = timing.pop[p, T_FLAGS], 1, timing.pop[p, T_UNTIL]
     if flags & FLAG_HARD:
         v = _parameter(timing, p, T_RESET, unit)
     else:
         amount = _parameter(timing, p, T_AMOUNT, unit)
         v -= amount
-        while v >= fire and until < 0:
+        while until < 0 and _fires(timing, cells, p, unit, v):
             v -= amount
             times += 1
             if times > MAX_MULTIPLICITY:
@@ -826,7 +843,7 @@ def _turn_general(plan, timing, state, p, now):
             cells.last[base + i] = now
             cells.v[base + i] = u
             free = until < 0 or cells.until[until + i] <= now
-            if free and u >= _parameter(timing, p, T_FIRE, i) and not _fire(plan, timing, state, p, i, u, now):
+            if free and _fires(timing, cells, p, i, u) and not _fire(plan, timing, state, p, i, u, now):
                 return updated, False
             if alarmed >= 0:
                 _set_alarm(plan, timing, state, p, i, now)
@@ -891,10 +908,10 @@ def _turn_leaky(plan, timing, state, p, now):
             updated += last[base + i] != now
             last[base + i] = now
             v[base + i] = u
-            if u >= fire and not _fire(plan, timing, state, p, i, u, now):
+            beyond = rest + drive * tau - threshold
+            if (u >= fire or (u == threshold and beyond > 0)) and not _fire(plan, timing, state, p, i, u, now):
                 return updated, False
             if alarmed >= 0:
-                beyond = rest + drive * tau - threshold
                 u = np.float64(v[base + i])
                 time = now + tau * math.log1p((threshold - u) / beyond) if beyond > 0 else INFINITE
                 _predict(timing, state, p, i, now if u >= fire else time)
@@ -1002,10 +1019,12 @@ def _bias_pulse(plan, timing, state, p, now):
     """What a period's constant drive brings, at its end; and the next one."""
     cells, size = state.cells, plan.pop[p, P_SIZE]
     drive, added = cells.drive[timing.pop[p, T_DRIVE] :], 0  # without the gain: the turn applies it
+    deaf = timing.pop[p, T_UNTIL] if timing.pop[p, T_FLAGS] & FLAG_DISCARD else -1
     for i in range(size):
-        cells.register[i] += drive[i] * timing.period
-        added += drive[i] != 0
-    _touch(cells, state.at, 0, size)
+        if deaf < 0 or cells.until[deaf + i] < now:
+            cells.register[i] += drive[i] * timing.period
+            added += drive[i] != 0
+            _touch(cells, state.at, i, 1)
     state.books.events[p, state.at[A_BIN], BIASES] += added
     _due(timing, state, p)
     _push(state.queue, state.at, now + timing.period, 2 * timing.pop[p, T_ORDER], BIAS + p, 0)
@@ -1045,11 +1064,10 @@ def _close_bin(plan, timing, state, now):
 
 
 @_compiled
-def _advance(plan, timing, state, now):
-    """Close the bins that end before or at `now`."""
+def _advance(plan, timing, state, b):
+    """Close the bins before bin b, or before the last one."""
     at, clock = state.at, state.clock
-    b = min(np.int64(math.floor((now - clock[X_START]) / timing.tick)), len(state.books.synops) - 1)
-    while at[A_BIN] < b:
+    while at[A_BIN] < min(b, clock[X_LAST]):
         _close_bin(plan, timing, state, clock[X_START] + (at[A_BIN] + 1) * timing.tick)
         at[A_BIN] += 1
         at[A_PEAK] = at[A_HEAP]
@@ -1250,7 +1268,7 @@ def run(plan, timing, state, feed, policy, thresholds, scale, size, fresh):
                 now = min(now, feed.time[at[A_INPUT]])
             if now >= clock[X_END]:
                 break
-            _advance(plan, timing, state, now)
+            _advance(plan, timing, state, math.floor((now - clock[X_START]) / timing.tick))
             at[A_INSIDE], at[A_LOW] = 1, len(timing.pop)
             clock[X_TIME] = now
         status = _feed_in(plan, timing, state, feed, clock[X_TIME])
@@ -1263,7 +1281,7 @@ def run(plan, timing, state, feed, policy, thresholds, scale, size, fresh):
                 _left_in_flight(plan, timing, state)
             return status
         at[A_INSIDE] = 0
-    _advance(plan, timing, state, clock[X_END])
+    _advance(plan, timing, state, clock[X_LAST])
     _close_bin(plan, timing, state, clock[X_END])
     clock[X_TIME] = clock[X_END]
     _left_in_flight(plan, timing, state)

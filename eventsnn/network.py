@@ -390,7 +390,15 @@ class Network:
 
     def with_layer_delay(self, ticks: int) -> Network:
         """The same network with every connection taking at least `ticks`, as on Loihi-style chips (`layer_delay`)."""
-        slower = (replace(c, delay=max(c.delay, ticks)) for c in self.connections)
+        least = ticks * (self.tick_seconds or 0.0)
+        slower = (
+            replace(
+                c,
+                delay=max(c.delay, ticks),
+                delay_seconds=None if c.delay_seconds is None else max(c.delay_seconds, least),
+            )
+            for c in self.connections
+        )
         return replace(self, connections=tuple(slower))
 
     def graded(self, name: str) -> bool:

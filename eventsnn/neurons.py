@@ -78,6 +78,11 @@ class IF:
         """Whether arrivals can be dropped: refractory neurons that do not integrate."""
         return self.refractory > 0 and self.refractory_input == "discard"
 
+    @property
+    def repeats(self) -> bool:
+        """Whether, in continuous time, it fires again at the same instant while still at threshold after its reset."""
+        return self.reset == "subtract" and self.refractory == 0
+
     def problems(self) -> list[str]:
         """What makes this neuron impossible to run, one sentence each; empty when it is sound."""
         found = []

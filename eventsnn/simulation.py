@@ -15,7 +15,7 @@ from eventsnn.clocked import CODES, Sample
 from eventsnn.inputs import EVENT, Events, arrange_images, check_events, prepare_images, sample_digests
 from eventsnn.ledger import Ledger
 from eventsnn.network import Network
-from eventsnn.neurons import IF, Integrator
+from eventsnn.neurons import IF, Integrator, Neuron
 from eventsnn.parallel import map_chunks
 from eventsnn.watchdog import (
     Answers,
@@ -152,7 +152,9 @@ class Run:
         own = self.events[self.events["population"] == number]
         emitted = np.zeros((len(self.predictions), self.network[population].size), np.int64)
         neuron = self.network[population].neuron
-        multiple = units and isinstance(neuron, IF) and (neuron.multi_spike or self.mode == "async")
+        multiple = (
+            units and isinstance(neuron, IF) and (neuron.multi_spike or (self.mode == "async" and neuron.repeats))
+        )
         np.add.at(emitted, (own["sample"], own["neuron"]), own["value"].astype(np.int64) if multiple else 1)
         return emitted
 
@@ -253,7 +255,7 @@ def simulate(
             network,
             wiring,
             np.dtype(dtype),
-            pulse=0.0 if pulse is None else pulse * 1e6,
+            pulse=0.0 if pulse is None else whole_microseconds(pulse),
             bias_period=0.0 if bias_period is None else whole_microseconds(bias_period),
             serial=ties == "serial",
         )
@@ -499,7 +501,7 @@ def _pack(
     emitted, units, updates, biases = (np.ascontiguousarray(events[..., i]) for i in range(k.POPULATION_COUNTS))
     ledger = Ledger(
         populations=tuple(p.name for p in network.populations),
-        neurons=tuple(p.neuron for p in network.populations),
+        neurons=tuple(_as_run(p.neuron, worker) for p in network.populations),
         sizes=tuple(p.size for p in network.populations),
         connections=names,
         tap_class=dict(zip(names, wiring.tap_class, strict=True)),
@@ -515,7 +517,7 @@ def _pack(
         macs_input=np.full(count, wiring.macs_input, np.int64),
         macs_input_effective=of_samples("macs_effective"),
         stop_time=stop_time,
-        turns=stop_time[:, None] - ((reason != int(StopReason.HORIZON))[:, None] & behind),
+        turns=stop_time[:, None] - (_stopped(reason, worker)[:, None] & behind),
     )
     if behind.any() and worker.count != "spikes":
         trace = replace(trace, asked=_asked(network, ledger, trace.synops, behind))
@@ -546,6 +548,19 @@ def _pack(
         else {"file": known.file, "samples": len(known.digests), "overlap": known.overlap(digests)},
         seconds=seconds,
     )
+
+
+def _as_run(neuron: Neuron, worker: clocked.Worker | continuous.Worker) -> Neuron:
+    """A neuron as the account knows it: in continuous time most soft resets repeat (`IF.repeats`)."""
+    if isinstance(worker, continuous.Worker) and isinstance(neuron, IF) and neuron.repeats:
+        return replace(neuron, multi_spike=True)
+    return neuron
+
+
+def _stopped(reason: np.ndarray, worker: clocked.Worker | continuous.Worker) -> np.ndarray:
+    """(N,) whether a sample was stopped by a question; fixed:T ends a run in continuous time between two instants."""
+    ended = [int(StopReason.HORIZON)] + [int(StopReason.TICKS)] * isinstance(worker, continuous.Worker)
+    return ~np.isin(reason, ended)
 
 
 def _answers(results: list[Sample], worker: continuous.Worker) -> Answers:

@@ -179,7 +179,7 @@ def _tau(neuron: IF, tick: float) -> np.ndarray:
         return np.asarray(neuron.tau, np.float64) * 1e6
     alpha = np.asarray(neuron.alpha, np.float64)
     with np.errstate(divide="ignore"):
-        return tick / (1 - alpha) if neuron.alpha_from == "euler" else -tick / np.log(alpha)
+        return tick / (1 - alpha) if neuron.alpha_from == "euler" else tick / np.abs(np.log(alpha))
 
 
 def _constant_input(network: Network, population: Population) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The packaged network as a clocked chip runs it and as an asynchronous one does: the same weights, not the same run."""
+"""The packaged network as a clocked chip runs it and as an asynchronous one does: the same weights, other runs."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""A long recording of an event camera through a convolutional network, window by window, with memory that stays flat."""
+"""A long recording of an event camera through a convolutional network, window by window, in memory that stays flat."""
 
 import tempfile
 from pathlib import Path
