@@ -211,7 +211,7 @@ class TimedAccount(_Account):
     def _deaf(
         self, p: Population, fired: _Spikes, pulses: np.ndarray, given: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """By sample: pulses of the bias that found a neuron deaf and did not see it fire; and those that lost a bias."""
+        """By sample: pulses of the bias at deaf neurons that did not fire then; and biases that were lost."""
         lost, not_added = np.zeros(self.books.samples, np.int64), np.zeros(self.books.samples, np.int64)
         if len(pulses) and isinstance(p.neuron, IF) and p.neuron.discards:
             spikes = np.unique(fired.sample * p.size + fired.neuron + 1j * fired.time)
