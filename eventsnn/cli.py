@@ -383,7 +383,7 @@ def _shape(text: str | None, model: str, images: Path | None) -> tuple[int, ...]
         return CIFAR_SHAPE
     if images is None:
         raise ValueError("the shape of a sample is not known; give --input-shape C,H,W or images with --calibrate")
-    from eventsnn.readers import open_arrays
+    from eventsnn.arrays import open_arrays
 
     with open_arrays(images) as file:
         if "images" not in file.names:

@@ -7,29 +7,25 @@ wrong is said in one sentence, with the file, the position and the value.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from eventsnn.arrays import Store, damage, listing, open_arrays
 from eventsnn.inputs import Events, arrange_images, place
 from eventsnn.network import Network
 from eventsnn.recordings import (
     NAMES,
-    SIZES,
     SUFFIXES,
     Keys,
     View,
     address_events,
     arranged,
-    damage,
-    listing,
     microseconds,
     parse_keys,
     read_recording,
@@ -192,32 +188,6 @@ def _folder_hash(files: Iterable[Path], folder: Path) -> str:
 # --------------------------------------------------------------------------------------------------- named arrays
 
 
-@dataclass(frozen=True)
-class Store:
-    """An open file of named arrays: their names, the numbers that describe a sensor, and how to come by an array.
-
-    array: from a name the array, or the HDF5 dataset that is read where it is sliced; ValueError when it is absent,
-    damaged or no numbers.
-    """
-
-    names: tuple[str, ...]
-    sensor: Mapping[str, int]
-    array: Callable[[str], Any]
-
-    def read(self, name: str, part: slice = slice(None)) -> np.ndarray:
-        """The array of that name, or a part of its rows; raises ValueError when it is absent, damaged or no numbers."""
-        array = self.array(name)
-        with damage(f"array {name!r}"):
-            return array[part] if array.ndim else array[()]
-
-    fetch = read
-
-    @property
-    def has_spike_lists(self) -> bool:
-        """Whether it is laid out as SHD and SSC are."""
-        return "spikes" in self.names and not {"images", "t", "offsets"} & set(self.names)
-
-
 def _read_arrays(path: Path, network: Network, keys: str | None, layout: str | None, view: View | None) -> Samples:
     said = parse_keys(keys)
     names = said.names
@@ -314,70 +284,6 @@ def _chosen(store: Store, wanted: Mapping[str, float], samples: int) -> np.ndarr
     if not mask.any():
         raise ValueError(f"no sample has {' and '.join(f'{n} = {v:g}' for n, v in wanted.items())}")
     return np.flatnonzero(mask)
-
-
-@contextmanager
-def open_arrays(path: Path) -> Iterator[Store]:
-    """A `.npz` file, or else an HDF5 file, as a `Store`; closed at the end of the `with`."""
-    if path.suffix == ".npz":
-        with path.open("rb") as stream:  # np.load leaves the file open when the archive is damaged
-            with damage("it"):
-                archive = np.load(stream, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise ValueError("it is an .npy file by its content; rename it")
-            member = functools.lru_cache(1)(lambda name: _member(archive, name))  # often asked for twice in a row
-            yield Store(tuple(archive.files), _npz_sensor(archive), member)
-    else:
-        import h5py
-
-        with damage("it"):
-            file = h5py.File(path, "r")
-        with file:
-            with damage("its list of names"):
-                names, attributes = tuple(file), dict(file.attrs)
-            sensor = {k: int(v) for k, v in attributes.items() if k in SIZES and isinstance(v, int | np.integer)}
-            unit = attributes.get("t_unit", "us")
-            if unit not in ("us", b"us"):
-                raise ValueError(f"its attribute t_unit is {unit!r}, wanted 'us' (microseconds)")
-            yield Store(names, sensor, lambda name: _dataset(file, name))
-
-
-def _member(archive: Any, name: str) -> np.ndarray:
-    if name not in archive.files:
-        raise ValueError(f"it has no array {name!r}; it holds {listing(archive.files)}")
-    with damage(f"array {name!r}"):
-        return archive[name]
-
-
-def _npz_sensor(archive: Any) -> dict[str, int]:
-    found = {name: _member(archive, name) for name in SIZES if name in archive.files}
-    return {name: int(value) for name, value in found.items() if value.ndim == 0 and value.dtype.kind in "iu"}
-
-
-def _dataset(file: Any, name: str) -> Any:
-    import h5py
-
-    parts = [part for part in name.split("/") if part]
-    for end in range(1, len(parts) + 1):
-        with damage(f"dataset {name!r}"):
-            link = file.get("/".join(parts[:end]), getlink=True)
-        if link is None:
-            raise ValueError(f"it has no dataset {name!r}; it holds {listing(file)}")
-        if not isinstance(link, h5py.HardLink):
-            raise ValueError(f"dataset {name!r} is a link to another place or file; links are not followed")
-    with damage(f"dataset {name!r}"):
-        dataset = file["/".join(parts)]
-    if not isinstance(dataset, h5py.Dataset):
-        raise ValueError(f"{name!r} is a group, wanted a dataset")
-    if dataset.external or dataset.is_virtual:
-        raise ValueError(f"dataset {name!r} keeps its data in other files; these are not followed")
-    row = h5py.check_vlen_dtype(dataset.dtype)  # of spike lists, whose rows differ in length
-    if (dataset.dtype if row is None else np.dtype(row)).kind not in "biuf":
-        raise ValueError(f"dataset {name!r} has dtype {dataset.dtype}, wanted numbers")
-    # gzip shrinks at most 1032 times; what declares more than that was never stored and would only fill the memory
-    if dataset.nbytes > 2**28 and dataset.nbytes > 1032 * dataset.id.get_storage_size():
-        raise ValueError(f"dataset {name!r} declares {dataset.nbytes} bytes that the file does not hold")
-    return dataset
 
 
 # -------------------------------------------------------------------------------------------------------- N-MNIST

@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, NamedTuple, TextIO
 
 import numpy as np
 
+from eventsnn.arrays import SIZES, damage, listing, open_arrays
 from eventsnn.inputs import Events, check_offsets, check_times, place
 from eventsnn.network import Network
 
@@ -33,7 +34,6 @@ CHUNK = 1 << 16  # events read at a time: what a stream holds besides its window
 NAMES = {"t": ("t", "ts", "time", "timestamp"), "x": ("x",), "y": ("y",), "p": ("p", "pol", "polarity")}
 UNITS = {"s": 1_000_000, "ms": 1000, "us": 1}
 POLARITIES = ("keep", "merge", "swap", "on", "off")
-SIZES = ("sensor_height", "sensor_width", "n_channels")
 SUFFIXES = (".aedat", ".aedat2", ".aedat4", ".csv", ".txt", ".npy")
 LONGEST_LINE = 1 << 16
 
@@ -782,7 +782,6 @@ def array_recording(arrays: Mapping[str, Any], keys: Keys, start: int = 0, end: 
 @contextmanager
 def _one_of_many(path: Path, keys: Keys, sample: int | None) -> Iterator[Recording]:
     """One sample of an `.npz` file (read whole) or an HDF5 file: t, x, y, p, offsets, or spike lists as in SHD."""
-    from eventsnn.readers import open_arrays  # which reads whole recordings through this module
 
     with open_arrays(path) as store:
         if not keys.names and store.has_spike_lists:
@@ -816,29 +815,8 @@ def _one(sample: int | None, samples: int) -> slice:
     return slice(sample or 0, (sample or 0) + 1)
 
 
-def listing(names: Iterable[str]) -> str:
-    """The first of some names, in words."""
-    names = list(names)
-    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    return shown or "nothing"
-
-
 def wants(network: Network, found: str) -> None:
     """Nothing, when the network takes what was found, "events" or "images"; else raises ValueError."""
     wanted = "events" if network.encoding == "events" else "images"
     if found != wanted:
         raise ValueError(f"it holds {found}, but the network takes {wanted} (encoding {network.encoding!r})")
-
-
-@contextmanager
-def damage(what: str) -> Iterator[None]:
-    """Turns what NumPy, zipfile and h5py say about damaged files into one sentence."""
-    try:
-        yield
-    except Exception as error:  # damaged headers raise nearly anything, SyntaxError and TokenError too
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-    else:
-        return
-    if "allow_pickle" in reason or "Python objects" in reason:
-        raise ValueError(f"{what} holds python objects, wanted plain numbers; they are never loaded")
-    raise ValueError(f"{what} cannot be read, the file may be truncated or of another kind ({reason})")

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eventsnn import conventions, report
+from eventsnn.arrays import Store, open_arrays
 from eventsnn.energy import BY_TICK, counts_by_tick
 from eventsnn.inputs import EVENT, TIMED_EVENT, digest
 from eventsnn.network import spread
 from eventsnn.neurons import IF
-from eventsnn.readers import Store, open_arrays
 
 if TYPE_CHECKING:
     from eventsnn.simulation import Run

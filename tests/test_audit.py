@@ -883,7 +883,5 @@ def test_the_audit_shares_no_code_with_the_engine(folder, stopped):
     )
     command = [sys.executable, "-c", program, str(folder), str(stopped)]
     loaded = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    files = ["hdf5", "import_nir", "lower_nir", "network", "neurons", "store"]
-    assert loaded == sorted(
-        ["eventsnn", "eventsnn.audit", "eventsnn.audit_async", *(f"eventsnn.{name}" for name in files)]
-    )
+    files = ["audit", "hdf5", "import_nir", "lower_nir", "network", "neurons", "recount", "recount_async", "store"]
+    assert loaded == ["eventsnn", *(f"eventsnn.{name}" for name in files)]

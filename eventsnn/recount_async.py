@@ -1,4 +1,4 @@
-"""The account of a run in continuous time, recounted from its events: see `audit`, whose steps and sums it uses.
+"""The account of a run in continuous time, recounted from its events: see `recount`, whose steps and sums it uses.
 
 Which neuron was reached when is known from where events went and how long they took; membranes are not simulated.
 """
@@ -11,23 +11,23 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from eventsnn.audit import (
+from eventsnn.network import Population
+from eventsnn.neurons import IF, LIF, Input, Integrator
+from eventsnn.recount import (
     CELLS,
     CLASSES,
     KINDS,
-    _Account,
-    _Clock,
-    _divided,
-    _is_cut,
-    _is_multiple,
-    _multiplicity,
-    _order,
-    _Route,
-    _table,
-    _whole,
+    Account,
+    Clock,
+    Route,
+    cut_samples,
+    fires_repeatedly,
+    in_microseconds,
+    microseconds_of,
+    multiplicities,
+    orders,
+    sparse_table,
 )
-from eventsnn.network import Population
-from eventsnn.neurons import IF, LIF, Input, Integrator
 
 # What is not known where a spike may have come between arrivals of its instant, and what where earlier events arrive.
 PARTED = {"delivered", "dropped", "synops", *CLASSES}
@@ -45,12 +45,12 @@ class _Spikes(NamedTuple):
 class _Visits(NamedTuple):
     """What came through a connection: its moments, sample + i microseconds, and the neurons that sent it."""
 
-    route: _Route
+    route: Route
     moment: np.ndarray
     neuron: np.ndarray
 
 
-class TimedAccount(_Account):
+class TimedAccount(Account):
     """An account by bins, in which every instant that something reaches a population is a tick of its own.
 
     Moments are complex numbers, the number of a sample (or of one of its neurons) + i microseconds: these sort by
@@ -60,9 +60,10 @@ class TimedAccount(_Account):
     def _ticks(self) -> tuple[np.ndarray, np.ndarray]:
         network, books, clock = self.network, self.books, self.books.clock
         assert clock is not None
-        self.clock, self.order, self.is_cut = clock, _order(network), _is_cut(books)
+        self.clock, self.order, self.is_cut = clock, orders(network), cut_samples(books)
         self.delays = [
-            c.delay * clock.tick if c.delay_seconds is None else _whole(c.delay_seconds) for c in network.connections
+            c.delay * clock.tick if c.delay_seconds is None else in_microseconds(c.delay_seconds)
+            for c in network.connections
         ]
         if clock.start:
             self.hidden |= EARLIER
@@ -85,7 +86,7 @@ class TimedAccount(_Account):
         events, stops, populations = self.books.events, self.books.trace["stop_time"], self.network.populations
         said = np.concatenate([events["sample"] + 1j * events["time"], np.arange(len(stops)) + 1j * stops])
         moments, instant = np.unique(said, return_inverse=True)
-        choices, count = _divided(moments.imag), len(events["sample"])
+        choices, count = microseconds_of(moments.imag), len(events["sample"])
         holds = {p.name: np.zeros(len(moments), bool) for p in populations}
         for number, p in enumerate(populations):
             holds[p.name][instant[:count][events["population"] == number]] = True
@@ -135,7 +136,7 @@ class TimedAccount(_Account):
         for number, p in enumerate(self.network.populations):
             here = events["population"] == number
             spikes[p.name] = _Spikes(events["sample"][here], events["neuron"][here], self.time[here])
-            sample, neuron, units = *spikes[p.name][:2], _multiplicity(p, events["value"][here], True)
+            sample, neuron, units = *spikes[p.name][:2], multiplicities(p, events["value"][here], True)
             np.add.at(self.events[p.name], (sample, self.tick[here]), 1)
             np.add.at(self.units[p.name], sample, units)
             for route in (r for r in self.routes if r.connection.source == p.name):
@@ -205,7 +206,7 @@ class TimedAccount(_Account):
         done |= {"bias": each * np.count_nonzero(given) - not_added}
         done |= {"decay": updates, "decay_clocked": clocked} if isinstance(neuron, LIF) else {}
         if isinstance(neuron, IF):
-            done |= {"reset": units, "threshold_test": updates + units * _is_multiple(p, True)}
+            done |= {"reset": units, "threshold_test": updates + units * fires_repeatedly(p, True)}
         self.operations[p.name] |= done
 
     def _deaf(
@@ -255,9 +256,9 @@ class TimedAccount(_Account):
         for part in np.split(np.arange(len(moments)), np.flatnonzero(np.diff(taps.cumsum() // CELLS)) + 1):
             here = [np.flatnonzero(np.isin(row, part)) for row in rows]
             start, shape = part.min(initial=len(moments)), (len(part), p.size)
-            touched = _table(rows[0][here[0]] - start, fired.neuron[here[0]], shape)
+            touched = sparse_table(rows[0][here[0]] - start, fired.neuron[here[0]], shape)
             for visit, row, some in zip(visits, rows[1:], here[1:], strict=True):
-                came = _table(row[some] - start, visit.neuron[some], (len(part), len(visit.route.fan)))
+                came = sparse_table(row[some] - start, visit.neuron[some], (len(part), len(visit.route.fan)))
                 for table in visit.route.tables:
                     came = came @ table
                 if deaf_for and not self.clock.pulse:  # a current flows on, and is kept out
@@ -267,17 +268,17 @@ class TimedAccount(_Account):
                     last = spikes_of[np.searchsorted(spikes_of[:-1], cell + 1j * moment.imag) - 1]
                     lost = (last.real == cell) & (last.imag + deaf_for >= moment.imag)
                     self._book_dropped(visit.route, moment[lost], found.data[lost])
-                    came = _table(found.row[~lost], found.col[~lost], shape)
+                    came = sparse_table(found.row[~lost], found.col[~lost], shape)
                 touched = touched + came
             yield moments[part], touched
 
-    def _book_dropped(self, route: _Route, moment: np.ndarray, taps: np.ndarray) -> None:
+    def _book_dropped(self, route: Route, moment: np.ndarray, taps: np.ndarray) -> None:
         sample, book = moment.real.astype(np.int64), self.taps[route.label]
         np.add.at(book["dropped"], sample, taps)
         np.subtract.at(book["delivered"], sample, taps)
         np.subtract.at(self.delivered[route.label], (sample, self.clock.bins(moment.imag, self.books.ticks)), taps)
 
 
-def _deaf_for(p: Population, clock: _Clock) -> float:
+def _deaf_for(p: Population, clock: Clock) -> float:
     """The refractory time."""
     return p.neuron.refractory * clock.tick if isinstance(p.neuron, IF) else 0.0
