@@ -37,13 +37,18 @@ class Standing:
     states: tuple[Any, ...]
     made: tuple[Any, ...]
 
-    def check(self, made: tuple[Any, ...], samples: int) -> None:
-        """Refuse, in a sentence, to go on with another network, other options or another number of samples."""
+    def check(self, made: tuple[Any, ...], samples: np.ndarray | Events) -> None:
+        """Refuse, in a sentence, to go on with another network or options, other samples, or events of the past."""
         same = self.made[0] is made[0] or network_hash(self.made[0]) == network_hash(made[0])
         if not same or self.made[1:] != made[1:]:
             raise ValueError("the state is of another network or other options (dtype, ties, pulse, bias_period)")
-        if samples != len(self.states):
-            raise ValueError(f"the state is of {len(self.states)} samples, but {samples} were given")
+        if len(samples) != len(self.states):
+            raise ValueError(f"the state is of {len(self.states)} samples, but {len(samples)} were given")
+        if isinstance(samples, Events) and len(samples.t) and samples.t.max() < self.time:
+            raise ValueError(
+                f"all events lie before {self.time / 1e6:g} s, where the state stands; their times count from the very "
+                "beginning, not from the end of the run before"
+            )
         if made[0].encoding == "latency":
             raise ValueError("a run of latency-coded images cannot go on: its input is over")
 

@@ -261,7 +261,7 @@ def simulate(
         )
         made = (network, dtype, ties, pulse, bias_period)
         if state is not None:
-            state.check(made, len(samples))
+            state.check(made, samples)
         keep = len(samples) == 1 or state is not None
         worker = continuous.Worker(network, wiring, pace, samples, (start, end), policy, count, dtype, state, keep)
     else:
