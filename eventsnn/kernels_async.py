@@ -66,6 +66,9 @@ from eventsnn.kernels_sync import (
     P_UNIT,
     PER_TICK,
     POOL,
+    R_FIRST,
+    R_LENGTH,
+    R_TARGET,
     STRUCTURAL,
     UNITS,
     UPDATES,
@@ -88,7 +91,7 @@ STAMP = int.from_bytes(hashlib.sha256(Path(kernels_sync.__file__).read_bytes()).
     T_ALARM,  # first unit in Cells.alarm, -1 for neurons that cannot cross by themselves
     T_UNTIL,  # first unit in Cells.until, -1 for neurons without refractory time
     # Parameters, two columns each: where in Timing.real, and 0 for one number or 1 for one per unit.
-    T_TAU,
+    T_TAU,  # infinite without a leak
     _,
     T_REST,
     _,
@@ -115,9 +118,9 @@ STAMP = int.from_bytes(hashlib.sha256(Path(kernels_sync.__file__).read_bytes()).
 
 FLAG_SPIKES, FLAG_INTEGRATES, FLAG_FORWARDS = 1, 2, 4
 FLAG_PLAIN = 8  # spikes; one parameter set, nothing between arrivals: a vector loop
-FLAG_LEAKS, FLAG_HARD, FLAG_DISCARD = 16, 32, 64
+FLAG_ALIKE = 16  # spikes and leaks; one parameter set, never refractory
+FLAG_HARD, FLAG_DISCARD = 32, 64
 FLAG_CURRENT = 128  # arrivals are currents that last for a pulse
-FLAG_ALIKE = 512  # spikes and leaks; one parameter set, never refractory
 FLAG_BIAS_PULSES = 256  # constants come as pulses of a stated period
 
 # Columns of Queue.entry. What is below BIAS is a delivery: 2 x connection, + 1 for the end of its pulse.
@@ -417,13 +420,22 @@ def _evolved(timing, p, unit, v, drive, elapsed):
     """A membrane after `elapsed` microseconds without arrivals: the closed form, each of its terms to rounding."""
     if elapsed <= 0:
         return v
-    tau = _parameter(timing, p, T_TAU, unit) if timing.pop[p, T_FLAGS] & FLAG_LEAKS else INFINITE
+    tau = _parameter(timing, p, T_TAU, unit)
     if tau < INFINITE:
         x, rest = elapsed / tau, _parameter(timing, p, T_REST, unit)
         if drive == 0 and rest == 0:
             return v * math.exp(-x)
         return v * math.exp(-x) - (rest + drive * tau) * math.expm1(-x)
     return v + drive * elapsed if drive != 0 else v
+
+
+@_compiled
+def _drift(timing, cells, p, unit):
+    """Where a membrane is led: tau, and how far beyond the threshold it ends; without a leak, how fast it goes."""
+    drive, tau = _driven(timing, cells, p, unit), _parameter(timing, p, T_TAU, unit)
+    if tau < INFINITE:
+        return tau, _parameter(timing, p, T_REST, unit) + drive * tau - _parameter(timing, p, T_THRESHOLD, unit)
+    return tau, drive
 
 
 @_compiled
@@ -455,12 +467,10 @@ def _crossing(plan, timing, cells, p, unit, now):
         now = end
     if v >= fire:
         return now
-    drive = _driven(timing, cells, p, unit)
-    tau = _parameter(timing, p, T_TAU, unit) if timing.pop[p, T_FLAGS] & FLAG_LEAKS else INFINITE
-    if tau < INFINITE:
-        beyond = _parameter(timing, p, T_REST, unit) + drive * tau - threshold
-        return now + tau * math.log1p((threshold - v) / beyond) if beyond > 0 else INFINITE
-    return now + (threshold - v) / drive if drive > 0 else INFINITE
+    tau, beyond = _drift(timing, cells, p, unit)
+    if beyond <= 0:
+        return INFINITE
+    return now + (tau * math.log1p((threshold - v) / beyond) if tau < INFINITE else (threshold - v) / beyond)
 
 
 @_compiled
@@ -483,24 +493,21 @@ def _predict(timing, state, p, unit, time):
 
 
 @_compiled
-def _ring(plan, timing, state, p, place, generation, now):
+def _ring(timing, state, p, place, generation, now):
     """An alarm rings: a crossing, a false alarm that is set again, or a stale one."""
     cells, at = state.cells, state.at
     if cells.generation[place] != generation:
         at[A_STALE] -= 1
         return
     cells.alarm[place] = INFINITE
-    if cells.cross[place] <= now:
-        unit = place - timing.pop[p, T_ALARM]
-        cells.cross[place] = -1.0
-        cells.crossed[at[A_CROSSED]] = unit
-        at[A_CROSSED] += 1
-        _due(timing, state, p)
-    elif cells.cross[place] < INFINITE:
-        cells.alarm[place] = cells.cross[place]
-        cells.generation[place] += 1
-        rank = 2 * timing.pop[p, T_ORDER] + 1
-        _push(state.queue, at, cells.cross[place], rank, CROSSING + place, cells.generation[place])
+    unit = place - timing.pop[p, T_ALARM]
+    if cells.cross[place] > now:
+        _predict(timing, state, p, unit, cells.cross[place])
+        return
+    cells.cross[place] = -1.0
+    cells.crossed[at[A_CROSSED]] = unit
+    at[A_CROSSED] += 1
+    _due(timing, state, p)
 
 
 @_compiled
@@ -524,6 +531,23 @@ def _touch(cells, at, start, length):
 
 
 @_compiled
+def _taken(cells, s):
+    """A segment that something arrived at, no longer noted: (first unit, length)."""
+    start = cells.starts[s]
+    length = cells.span[start]
+    cells.span[start] = 0
+    return start, length
+
+
+@_compiled
+def _is_first(cells, place, now):
+    """Whether a neuron is updated for the first time in this instant; it is, from now on."""
+    first = cells.last[place] != now
+    cells.last[place] = now
+    return first
+
+
+@_compiled
 def _apply_rows(plan, state, c, position, count):
     """Add `count` events of one position, channels and values in scratch, by whole rows. Returns the additions."""
     con, cells, at, real, runs = plan.con[c], state.cells, state.at, plan.real, plan.runs
@@ -543,8 +567,8 @@ def _apply_rows(plan, state, c, position, count):
         for n in range(first, last):
             single &= value[n] == 1
         for r in range(r0, r1):
-            start, offset = shift + np.int64(runs[r, 0]), con[C_WEIGHT] + np.int64(runs[r, 1])
-            length = np.int64(runs[r, 2])
+            start, offset = shift + np.int64(runs[r, R_TARGET]), con[C_WEIGHT] + np.int64(runs[r, R_FIRST])
+            length = np.int64(runs[r, R_LENGTH])
             if single:
                 _add_rows(cells.register, start, real, channel, value, first, last, con[C_ROW], offset, length)
             else:
@@ -568,12 +592,12 @@ def _apply_singly(plan, timing, state, c, unit, value, now):
     until = timing.pop[con[C_TARGET], T_UNTIL]
     added = dropped = 0
     for r in range(plan.whole[place], plan.whole[place + 1]):
-        start, weight, length = np.int64(runs[r, 0]), con[C_WEIGHT], 1
+        start, weight, length = np.int64(runs[r, R_TARGET]), con[C_WEIGHT], 1
         if op == OP_RUNS:
             if con[C_GROUP_IN] > 0:
                 start += (number + con[C_CHANNEL_SHIFT]) // con[C_GROUP_IN] * con[C_GROUP_OUT]
-            weight += number * con[C_ROW] + runs[r, 1]
-            length = np.int64(runs[r, 2])
+            weight += number * con[C_ROW] + runs[r, R_FIRST]
+            length = np.int64(runs[r, R_LENGTH])
         elif op == OP_UNITS:
             start = start * con[C_CHANNELS_OUT] + number + con[C_CHANNEL_SHIFT]
             weight += number
@@ -658,7 +682,7 @@ def _deliver(plan, timing, state, c, batch, ending, now):
     p = con[C_SOURCE]
     spikes = timing.pop[p, T_FLAGS] & FLAG_SPIKES
     counting = books.taps.size > 0 and not ending
-    added = dropped = pools = structural = 0
+    added = dropped = pools = structural = repeated = 0
     event = row[B_HEAD]
     while event >= 0:
         got, lost, following = _apply(plan, timing, state, c, event, ending, now)
@@ -666,9 +690,11 @@ def _deliver(plan, timing, state, c, batch, ending, now):
         dropped += lost
         if counting and (con[C_BY_TABLE] or con[C_POOL_FAN] >= 0 or (con[C_PLAIN] and spikes)):
             while event != following:
-                taps, _, pool = _fan(plan, c, queue.event[event, E_UNIT])
-                structural += taps * (np.int64(queue.value[event]) - 1 if con[C_PLAIN] and spikes else 1)
-                pools += pool
+                if not con[C_PLAIN] or queue.value[event] != 1:
+                    taps, _, pool = _fan(plan, c, queue.event[event, E_UNIT])
+                    structural += taps
+                    pools += pool
+                    repeated += taps * (np.int64(queue.value[event]) - 1) if spikes else 0
                 event = queue.event[event, E_NEXT]
         event = following
         if timing.serial and not _turn(plan, timing, state, con[C_TARGET], now):
@@ -676,7 +702,7 @@ def _deliver(plan, timing, state, c, batch, ending, now):
     if counting and con[C_PLAIN] and row[B_BIN] >= 0:
         main = books.taps[c, MAIN, row[B_BIN]]
         main[STRUCTURAL] += added
-        main[UNITS] += added + structural
+        main[UNITS] += added + repeated
         main[EFFECTIVE] += added
         main[PER_TICK] += added
     if con[C_BY_TABLE]:
@@ -744,21 +770,14 @@ def _announce(plan, timing, state, p, batch, now):
 
 
 @_compiled
-def _rises(timing, cells, p, unit):
-    """Whether a membrane at its threshold is on its way up, where inf {t : V(t) > threshold} is now."""
-    drive = _driven(timing, cells, p, unit)
-    tau = _parameter(timing, p, T_TAU, unit) if timing.pop[p, T_FLAGS] & FLAG_LEAKS else INFINITE
-    if tau < INFINITE:
-        return _parameter(timing, p, T_REST, unit) + drive * tau > _parameter(timing, p, T_THRESHOLD, unit)
-    return drive > 0
-
-
-@_compiled
 def _fires(timing, cells, p, unit, v):
-    """Whether a membrane fires where it stands: at or above the threshold, or above it, as the comparator says."""
+    """Whether a membrane fires where it stands: at or above the threshold, or above it, as the comparator says.
+
+    At the threshold and on its way up inf {t : V(t) > threshold} is now.
+    """
     if v >= _parameter(timing, p, T_FIRE, unit):
         return True
-    return v == _parameter(timing, p, T_THRESHOLD, unit) and _rises(timing, cells, p, unit)
+    return v == _parameter(timing, p, T_THRESHOLD, unit) and _drift(timing, cells, p, unit)[1] > 0
 
 
 @_compiled
@@ -795,9 +814,7 @@ def _turn_plain(plan, timing, state, p, now):
     floor = kind(_parameter(timing, p, T_FLOOR, 0))
     updated = 0
     for s in range(state.at[A_SEGMENTS]):
-        start = cells.starts[s]
-        length = cells.span[start]
-        cells.span[start] = 0
+        start, length = _taken(cells, s)
         first, end = base + start, base + start + length
         membrane, arrived, touched = v[first:end], register[start : start + length], last[first:end]
         over = 0
@@ -827,9 +844,7 @@ def _turn_general(plan, timing, state, p, now):
     flags, alarmed, until = timing.pop[p, T_FLAGS], timing.pop[p, T_ALARM], timing.pop[p, T_UNTIL]
     updated = 0
     for s in range(at[A_SEGMENTS]):
-        start = cells.starts[s]
-        length = cells.span[start]
-        cells.span[start] = 0
+        start, length = _taken(cells, s)
         for i in range(start, start + length):
             u = _membrane(plan, timing, cells, p, i, now)
             if flags & FLAG_CURRENT:
@@ -839,8 +854,7 @@ def _turn_general(plan, timing, state, p, now):
             else:
                 u = max(u + _parameter(timing, p, T_GAIN, i) * cells.register[i], _parameter(timing, p, T_FLOOR, i))
             cells.register[i] = 0
-            updated += cells.last[base + i] != now
-            cells.last[base + i] = now
+            updated += _is_first(cells, base + i, now)
             cells.v[base + i] = u
             free = until < 0 or cells.until[until + i] <= now
             if free and _fires(timing, cells, p, i, u) and not _fire(plan, timing, state, p, i, u, now):
@@ -864,8 +878,7 @@ def _turn_crossed(plan, timing, state, p, now):
         since = max(cells.last[base + i], 0.0)
         if since == now or (until >= 0 and cells.until[until + i] == now):  # it was there before it could fire
             u = max(u, _membrane(plan, timing, cells, p, i, now))
-        updated += cells.last[base + i] != now
-        cells.last[base + i] = now
+        updated += _is_first(cells, base + i, now)
         if not _fire(plan, timing, state, p, i, u, now):
             return updated, False
         _set_alarm(plan, timing, state, p, i, now)
@@ -889,9 +902,7 @@ def _turn_leaky(plan, timing, state, p, now):
     known, decay, rise = -1.0, 1.0, 0.0
     updated = 0
     for s in range(at[A_SEGMENTS]):
-        start = cells.starts[s]
-        length = cells.span[start]
-        cells.span[start] = 0
+        start, length = _taken(cells, s)
         for i in range(start, start + length):
             elapsed = now - max(last[base + i], 0.0)
             drive = cells.drive[driven + i] if driven >= 0 else 0.0
@@ -905,8 +916,7 @@ def _turn_leaky(plan, timing, state, p, now):
                 u = max(u, floor)
             u = max(u + gain * register[i], floor)
             register[i] = 0
-            updated += last[base + i] != now
-            last[base + i] = now
+            updated += _is_first(cells, base + i, now)
             v[base + i] = u
             beyond = rest + drive * tau - threshold
             if (u >= fire or (u == threshold and beyond > 0)) and not _fire(plan, timing, state, p, i, u, now):
@@ -924,14 +934,11 @@ def _add_up(plan, timing, state, p, now):
     cells, base = state.cells, plan.pop[p, P_UNIT]
     updated = 0
     for s in range(state.at[A_SEGMENTS]):
-        start = cells.starts[s]
-        length = cells.span[start]
-        cells.span[start] = 0
+        start, length = _taken(cells, s)
         for i in range(start, start + length):
             cells.v[base + i] = _membrane(plan, timing, cells, p, i, now) + cells.register[i]
             cells.register[i] = 0
-            updated += cells.last[base + i] != now
-            cells.last[base + i] = now
+            updated += _is_first(cells, base + i, now)
     return updated
 
 
@@ -947,13 +954,11 @@ def _reached(state):
         cells.starts[j + 1] = start
     n, end = 0, 0
     for s in range(at[A_SEGMENTS]):
-        start = cells.starts[s]
-        last = start + cells.span[start]
-        cells.span[start] = 0
-        for unit in range(max(start, end), last):
+        start, length = _taken(cells, s)
+        for unit in range(max(start, end), start + length):
             cells.fired[n, 0] = unit
             n += 1
-        end = max(end, last)
+        end = max(end, start + length)
     return n
 
 
@@ -1024,7 +1029,10 @@ def _bias_pulse(plan, timing, state, p, now):
         if deaf < 0 or cells.until[deaf + i] < now:
             cells.register[i] += drive[i] * timing.period
             added += drive[i] != 0
-            _touch(cells, state.at, i, 1)
+            if deaf >= 0:
+                _touch(cells, state.at, i, 1)
+    if deaf < 0:
+        _touch(cells, state.at, 0, size)
     state.books.events[p, state.at[A_BIN], BIASES] += added
     _due(timing, state, p)
     _push(state.queue, state.at, now + timing.period, 2 * timing.pop[p, T_ORDER], BIAS + p, 0)
@@ -1207,7 +1215,7 @@ def _instant(plan, timing, state, policy, thresholds, scale, size):
             elif what < CROSSING:
                 _bias_pulse(plan, timing, state, what - BIAS, now)
             else:
-                _ring(plan, timing, state, target, what - CROSSING, arg, now)
+                _ring(timing, state, target, what - CROSSING, arg, now)
             continue
         p = timing.by_order[at[A_LOW]]
         status = _room(plan, state, p, plan.pop[p, P_SIZE])
@@ -1276,9 +1284,8 @@ def run(plan, timing, state, feed, policy, thresholds, scale, size, fresh):
             status = _instant(plan, timing, state, policy, thresholds, scale, size)
         if status == STOPPED:
             _close_bin(plan, timing, state, clock[X_TIME])
+            _left_in_flight(plan, timing, state)
         if status != RUNNING:
-            if status == STOPPED:
-                _left_in_flight(plan, timing, state)
             return status
         at[A_INSIDE] = 0
     _advance(plan, timing, state, clock[X_LAST])

@@ -66,6 +66,18 @@ def channels_last(shape: Shape) -> np.ndarray:
     return np.arange(math.prod(shape)).reshape(shape[0], -1).T.ravel()
 
 
+def _by_unit(value: Parameter, shape: Shape) -> np.ndarray:
+    """(size,) a parameter or bias of every unit, channels last."""
+    return np.broadcast_to(spread(value, shape), shape).ravel()[channels_last(shape)]
+
+
+def _levels(neuron: IF, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, Parameter]:
+    """The threshold in `dtype`, the smallest membrane that fires, and the lower bound."""
+    threshold = np.asarray(neuron.threshold, dtype)
+    fire = threshold if neuron.comparator == "ge" else np.nextafter(threshold, dtype.type(np.inf))
+    return threshold, fire, -np.inf if neuron.v_min is None else neuron.v_min
+
+
 def wire(network: Network, ticks: int, dtype: np.dtype, record: Iterable[str], potentials: Iterable[str]) -> Wiring:
     """Flatten a network for runs of up to `ticks` ticks in `dtype`.
 
@@ -107,17 +119,16 @@ def time_of(
         )
         if isinstance(neuron, Integrator):
             row[ka.T_FLAGS] = ka.FLAG_INTEGRATES
+            row[ka.T_TAU : ka.T_TAU + 2] = _placed(real, shape, np.inf)
         elif isinstance(neuron, Relay):
             row[ka.T_FLAGS] = ka.FLAG_FORWARDS
         elif isinstance(neuron, IF):
             pulsed = driven and bias_period > 0 and positions(shape) > 1
-            constant = constant if pulsed else constant * _last(neuron.gain, shape, dtype)
+            constant = constant if pulsed else constant * _by_unit(np.asarray(neuron.gain, dtype), shape)
             driven |= pulse > 0
-            threshold = np.asarray(neuron.threshold, dtype)
-            fire = threshold if neuron.comparator == "ge" else np.nextafter(threshold, dtype.type(np.inf))
+            threshold, fire, floor = _levels(neuron, dtype)
             tau, rest = _tau(neuron, tick), neuron.rest if isinstance(neuron, LIF) else 0.0
             leaks = bool(np.any(np.isfinite(tau)))
-            floor = -np.inf if neuron.v_min is None else neuron.v_min
             everywhere = [np.asarray(x, dtype) for x in (rest, neuron.v0)]
             ready = any(np.any(spread(x, shape) >= spread(fire, shape)) for x in everywhere)
             alone = (driven and not pulsed) or ready or neuron.refractory > 0
@@ -130,7 +141,6 @@ def time_of(
                 ka.FLAG_SPIKES
                 | (ka.FLAG_PLAIN if plain else 0)
                 | (ka.FLAG_ALIKE if alike else 0)
-                | (ka.FLAG_LEAKS if leaks else 0)
                 | (ka.FLAG_HARD if neuron.reset == "value" else 0)
                 | (ka.FLAG_DISCARD if neuron.discards else 0)
                 | (ka.FLAG_CURRENT if pulse else 0)
@@ -189,12 +199,7 @@ def _constant_input(network: Network, population: Population) -> np.ndarray:
     for c in network.connections:
         if c.target == population.name and c.bias is not None:
             total = total + spread(c.bias, shape)
-    return total.ravel()[channels_last(shape)]
-
-
-def _last(value: Parameter, shape: Shape, dtype: np.dtype) -> np.ndarray:
-    """A parameter for every unit, channels last."""
-    return np.broadcast_to(spread(np.asarray(value, dtype), shape), shape).ravel()[channels_last(shape)]
+    return _by_unit(total, shape)
 
 
 def _placed(real: _Pile, shape: Shape, value: Parameter) -> tuple[int, int]:
@@ -202,8 +207,7 @@ def _placed(real: _Pile, shape: Shape, value: Parameter) -> tuple[int, int]:
     value = np.asarray(value)
     if value.ndim == 0:
         return real.add(value), 0
-    flat = value.shape == (math.prod(shape),)
-    return real.add(value if flat else np.broadcast_to(spread(value, shape), shape).ravel()[channels_last(shape)]), 1
+    return real.add(value if value.shape == (math.prod(shape),) else _by_unit(value, shape)), 1
 
 
 def fan_out(network: Network, kind: str = "structural") -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -368,10 +372,8 @@ class _Builder:
 
     def _spiking(self, row: np.ndarray, population: Population, neuron: IF) -> None:
         leaky = neuron if isinstance(neuron, LIF) else None
-        threshold = np.asarray(neuron.threshold, self.dtype)
-        fire = threshold if neuron.comparator == "ge" else np.nextafter(threshold, self.dtype.type(np.inf))
+        threshold, fire, floor = _levels(neuron, self.dtype)
         alpha, rest = (leaky.alpha, leaky.rest) if leaky else (1.0, 0.0)
-        floor = -np.inf if neuron.v_min is None else neuron.v_min
         flags = (
             (k.FLAG_HARD if neuron.reset == "value" else 0)
             | (k.FLAG_NO_RESET if neuron.reset == "none" else 0)
@@ -397,7 +399,7 @@ class _Builder:
         if not fast:
             row[k.P_EXTRA], self.extras = self.extras, self.extras + population.size
         parameters = (alpha, rest, neuron.gain, fire, subtract, value, floor, neuron.v0, threshold)
-        row[k.Q_ALPHA : k.P_COLUMNS] = [n for x in parameters for n in self._parameter(population.shape, x)]
+        row[k.Q_ALPHA : k.P_COLUMNS] = [n for x in parameters for n in _placed(self.real, population.shape, x)]
         # Silent ticks may be made up later only if nothing can happen in them: without input a membrane must stay
         # below threshold and above its bound. Decay towards 0 does; towards another rest, rounding may not.
         spontaneous = [
@@ -408,11 +410,6 @@ class _Builder:
         ]
         if any(spontaneous):
             row[k.P_DRIVEN] = 1
-
-    def _parameter(self, shape: Shape, value: Parameter) -> tuple[int, int]:
-        if np.ndim(value) == 0:
-            return self.real.add(np.asarray(value)), 0
-        return self.real.add(np.broadcast_to(spread(value, shape), shape).ravel()[channels_last(shape)]), 1
 
     def _constant(self, row: np.ndarray, population: Population) -> bool:
         """Sum the biases and shifts that flow into a population, once for every tick that differs.
@@ -436,7 +433,7 @@ class _Builder:
         total = np.zeros((self.ticks if shifts else 1, length))
         for bias in biases:
             if per_unit:
-                total += np.broadcast_to(spread(bias, shape), shape).ravel()[channels_last(shape)]
+                total += _by_unit(bias, shape)
             else:
                 total += np.resize(np.asarray(bias, np.float64), length)
         for shift in shifts:
