@@ -166,8 +166,10 @@ class Worker:
         )
 
     def _macs_effective(self, index: int) -> int:
+        """Taps of the image's non-zero pixels on non-zero weights."""
         assert isinstance(self.samples, np.ndarray)
-        return macs_effective(self.wiring, self.samples[index].astype(self.dtype, copy=False))
+        present = self.samples[index].astype(self.dtype, copy=False).reshape(self.shape[0], -1).T != 0
+        return int(self.wiring.image_taps[present.ravel()].sum())
 
     def _state(self, record: int) -> k.State:
         w, floating = self.wiring, self.dtype
@@ -213,12 +215,6 @@ class Worker:
             ),
             record=_record(max(record, int(w.plan.pop[:, k.P_SIZE].max())) if self._records() else 1),
         )
-
-
-def macs_effective(wiring: Wiring, image: np.ndarray) -> int:
-    """Taps of an image's non-zero pixels on non-zero weights. image: (C, H, W) in the run's dtype."""
-    present = image.reshape(image.shape[0], -1).T != 0
-    return int(wiring.image_taps[present.ravel()].sum())
 
 
 def _account(shape: tuple[int, ...], kept: bool) -> np.ndarray:

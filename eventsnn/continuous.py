@@ -5,24 +5,57 @@ The account is kept in bins of `Network.tick_seconds`, so that tables and figure
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from eventsnn import kernels_async as ka
 from eventsnn import kernels_sync as k
-from eventsnn.clocked import CODES, RECORD_CAPACITY, Sample, macs_effective
+from eventsnn.clocked import CODES, RECORD_CAPACITY, Sample
 from eventsnn.inputs import TIMED_EVENT, Events, latency_events
 from eventsnn.network import Network, spread
 from eventsnn.neurons import IF, LIF, Gate, Relay
 from eventsnn.store import network_hash
 from eventsnn.watchdog import Fixed, Policy, StopReason
-from eventsnn.wiring import Pace, Wiring, channels_last
+from eventsnn.wiring import Pace, Wiring, channels_last, time_of, whole_microseconds, wire
 
 ANSWERS = 1 << 12  # answers a worker holds before it hands them over
 TOGETHER = 256  # events of one position that are delivered together
 BINS = 10_000_000  # of one run's account
+
+
+class Wired(NamedTuple):
+    """A network as the kernels read it, and of which populations it records events and membranes."""
+
+    wiring: Wiring
+    pace: Pace
+    recorded: tuple[str, ...]
+    membranes: tuple[str, ...]
+
+
+class Made(NamedTuple):
+    """What a run is made of: all that a run which goes on from it must share. See `simulate`."""
+
+    network: Network
+    dtype: str
+    ties: str
+    pulse: float | None
+    bias_period: float | None
+
+    def wired(self, recorded: Sequence[str], membranes: Sequence[str], known: Wired | None) -> Wired:
+        """The network for the kernels; `known`, of the same, where it records the same: a stream has many windows."""
+        names = tuple(recorded), tuple(membranes)
+        if known is not None and known[2:] == names:
+            return known
+        dtype = np.dtype(self.dtype)
+        wiring = wire(self.network, 1, dtype, *names)
+        pulse, period = (0.0 if s is None else whole_microseconds(s) for s in (self.pulse, self.bias_period))
+        serial = self.ties == "serial"
+        return Wired(
+            wiring, time_of(self.network, wiring, dtype, pulse=pulse, bias_period=period, serial=serial), *names
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,16 +63,17 @@ class Standing:
     """Where the samples of a run stand at its end, to go on from: `simulate(..., state=run.state)`.
 
     time: microseconds since the beginning. states: one for each sample; they are not changed by runs that go on from
-    them, so that several may. made: what the run it comes from was made of.
+    them, so that several may. made, wired: of the run it comes from.
     """
 
     time: float
     states: tuple[Any, ...]
-    made: tuple[Any, ...]
+    made: Made
+    wired: Wired
 
-    def check(self, made: tuple[Any, ...], samples: np.ndarray | Events) -> None:
+    def check(self, made: Made, samples: np.ndarray | Events) -> None:
         """Refuse, in a sentence, to go on with another network or options, other samples, or events of the past."""
-        same = self.made[0] is made[0] or network_hash(self.made[0]) == network_hash(made[0])
+        same = self.made.network is made.network or network_hash(self.made.network) == network_hash(made.network)
         if not same or self.made[1:] != made[1:]:
             raise ValueError("the state is of another network or other options (dtype, ties, pulse, bias_period)")
         if len(samples) != len(self.states):
@@ -49,7 +83,7 @@ class Standing:
                 f"all events lie before {self.time / 1e6:g} s, where the state stands; their times count from the very "
                 "beginning, not from the end of the run before"
             )
-        if made[0].encoding == "latency":
+        if made.network.encoding == "latency":
             raise ValueError("a run of latency-coded images cannot go on: its input is over")
 
 
@@ -127,22 +161,21 @@ class Worker:
 
     def __init__(
         self,
-        network: Network,
-        wiring: Wiring,
-        pace: Pace,
+        made: Made,
+        wired: Wired,
         samples: np.ndarray | Events,
         interval: tuple[float, float],
         policy: Policy,
         count: str,
-        dtype: str,
         standing: Standing | None,
         keep: bool,
     ):
-        self.network, self.wiring, self.pace, self.samples = network, wiring, pace, samples
-        self.policy, self.count, self.dtype, self.seed = policy, count, np.dtype(dtype), 0
+        self.made, self.wired, self.samples = made, wired, samples
+        self.network, self.wiring, self.pace = made.network, wired.wiring, wired.pace
+        self.policy, self.count, self.dtype, self.seed = policy, count, np.dtype(made.dtype), 0
         self.standing, self.keep = standing, keep
         self.start, self.end = interval
-        tick = pace.timing.tick
+        tick = self.pace.timing.tick
         self.ticks = bins(self.start, self.end, tick)
         self.thresholds = policy.thresholds(self.ticks)
         self.cut = False  # by the cutoff fixed:T
@@ -150,8 +183,10 @@ class Worker:
             self.thresholds = np.zeros(self.ticks)
             if policy.ticks is not None and policy.ticks <= self.ticks:
                 self.end, self.cut = min(self.end, self.start + policy.ticks * tick), True
+        last = bins(self.start, self.end, tick) - 1
+        self.clock = self.start, self.start, self.end, float(last)  # the columns X_
         self.scale, self.size = float(getattr(policy, "scale", 1.0)), int(getattr(policy, "size", 1))
-        self.shape = network.input.shape
+        self.shape = self.network.input.shape
         self.to_last = np.argsort(channels_last(self.shape))
         self.spare: list[ka.State] = []
 
@@ -191,7 +226,7 @@ class Worker:
         else:
             state = self.spare.pop()._replace(books=self._books()) if self.spare else self._state()
         feed = self._feed(index)
-        state.clock[:] = self.start, self.start, self.end, bins(self.start, self.end, self.pace.timing.tick) - 1
+        state.clock[:] = self.clock
         if self.wiring.plan.pop[self.wiring.plan.misc[k.M_INPUT], k.P_RECORD]:
             state = self._with_room(state, feed)
         status = self._kernel(state, feed, fresh)
@@ -215,16 +250,13 @@ class Worker:
         pushed, popped = int(at[ka.A_PUSHED]), int(at[ka.A_POPPED])
         if not self.keep:
             self.spare.append(state)
-        image = None
-        if len(feed.pixel) and isinstance(self.samples, np.ndarray):
-            image = self.samples[index].astype(self.dtype, copy=False)
         return Sample(
             prediction=int(best),
             tied=bool(tied),
             stop=begun,
             reason=int(self.policy.reason if status == ka.STOPPED or self.cut else StopReason.HORIZON),
             books=books,
-            macs_effective=0 if image is None else macs_effective(self.wiring, image),
+            macs_effective=int(self.wiring.image_taps[feed.pixel].sum()),
             events=np.concatenate([events for events, _ in fetched]),
             pushed=pushed,
             popped=popped,

@@ -28,7 +28,7 @@ from eventsnn.watchdog import (
     default_policy,
     stably_right,
 )
-from eventsnn.wiring import Wiring, channels_last, fan_out, time_of, whole_microseconds, wire
+from eventsnn.wiring import Wiring, channels_last, fan_out, whole_microseconds, wire
 
 COUNTS = ("spikes", "connections", "sources")
 TIES = ("together", "serial")
@@ -151,10 +151,7 @@ class Run:
         number = [p.name for p in self.network.populations].index(population)
         own = self.events[self.events["population"] == number]
         emitted = np.zeros((len(self.predictions), self.network[population].size), np.int64)
-        neuron = self.network[population].neuron
-        multiple = (
-            units and isinstance(neuron, IF) and (neuron.multi_spike or (self.mode == "async" and neuron.repeats))
-        )
+        multiple = units and getattr(self.ledger.neurons[number], "multi_spike", False)
         np.add.at(emitted, (own["sample"], own["neuron"]), own["value"].astype(np.int64) if multiple else 1)
         return emitted
 
@@ -224,9 +221,10 @@ def simulate(
         given = {"duration": duration, "pulse": pulse, "bias_period": bias_period, "state": state}
         for name in [name for name, value in given.items() if value is not None] + ["ties"] * (ties != "together"):
             raise ValueError(f"{name} belongs to continuous time; give it with mode async")
+    slower = network.with_layer_delay(layer_delay) if layer_delay else network
     start = end = 0.0
     if timed:
-        continuous.check(network.with_layer_delay(layer_delay), bias_period=bias_period, pulse=pulse)
+        continuous.check(slower, bias_period=bias_period, pulse=pulse)
         assert network.tick_seconds is not None
         if state is not None:
             start = state.time
@@ -240,8 +238,7 @@ def simulate(
     output = network[network.output]
     check_policy(policy, network.readout, output.size)
     check_calibrated(policy, network, ticks, layer_delay)
-    if layer_delay:
-        network = network.with_layer_delay(layer_delay)
+    network = slower
     if count == "spikes" and policy.reason == StopReason.BUDGET:
         raise ValueError("a budget of SynOps needs them counted; run with count='connections'")
     recorded, membranes = _recorded(network, record)
@@ -250,20 +247,13 @@ def simulate(
     labels = _labels(labels, len(samples), output.size)
     worker: clocked.Worker | continuous.Worker
     if timed:
-        wiring = wire(network, 1, np.dtype(dtype), recorded, membranes)
-        pace = time_of(
-            network,
-            wiring,
-            np.dtype(dtype),
-            pulse=0.0 if pulse is None else whole_microseconds(pulse),
-            bias_period=0.0 if bias_period is None else whole_microseconds(bias_period),
-            serial=ties == "serial",
-        )
-        made = (network, dtype, ties, pulse, bias_period)
+        made = continuous.Made(network, dtype, ties, pulse, bias_period)
         if state is not None:
             state.check(made, samples)
+        wired = made.wired(recorded, membranes, None if state is None else state.wired)
+        wiring = wired.wiring
         keep = len(samples) == 1 or state is not None
-        worker = continuous.Worker(network, wiring, pace, samples, (start, end), policy, count, dtype, state, keep)
+        worker = continuous.Worker(made, wired, samples, (start, end), policy, count, state, keep)
     else:
         wiring = wire(network, ticks, np.dtype(dtype), recorded, membranes)
         worker = clocked.Worker(network, wiring, samples, ticks, policy, count, dtype, seed)
@@ -279,24 +269,7 @@ def simulate(
             progress(len(part))
     seconds = time.perf_counter() - started
     run = _pack(network, wiring, worker, results, labels, layer_delay, seconds, recorded, membranes, digests)
-    if not isinstance(worker, continuous.Worker):
-        return run
-    standing = None
-    if worker.keep and all(s.state is not None for s in results):
-        standing = continuous.Standing(worker.end, tuple(s.state for s in results), made)
-    interval = Interval(
-        start=start / 1e6,
-        duration=(worker.end - start) / 1e6,
-        ties=ties,
-        pulse=pulse,
-        bias_period=bias_period,
-        pending=np.stack([s.books.pending for s in results]) if results else np.zeros((0, ticks), np.int64),
-        standing=standing,
-    )
-    answers = _answers(results, worker)
-    return replace(
-        run, mode="async", interval=interval, stop_time=answers.end, trace=replace(run.trace, answers=answers)
-    )
+    return _in_time(run, worker, results) if isinstance(worker, continuous.Worker) else run
 
 
 def check_calibrated(policy: Policy, network: Network, ticks: int, layer_delay: int = 0) -> None:
@@ -547,6 +520,26 @@ def _pack(
         if known is None
         else {"file": known.file, "samples": len(known.digests), "overlap": known.overlap(digests)},
         seconds=seconds,
+    )
+
+
+def _in_time(run: Run, worker: continuous.Worker, results: list[Sample]) -> Run:
+    """A run as `_pack` makes it, with what continuous time alone has."""
+    made, answers = worker.made, _answers(results, worker)
+    standing = None
+    if worker.keep and all(s.state is not None for s in results):
+        standing = continuous.Standing(worker.end, tuple(s.state for s in results), made, worker.wired)
+    interval = Interval(
+        start=worker.start / 1e6,
+        duration=(worker.end - worker.start) / 1e6,
+        ties=made.ties,
+        pulse=made.pulse,
+        bias_period=made.bias_period,
+        pending=np.stack([s.books.pending for s in results]) if results else np.zeros((0, run.ticks), np.int64),
+        standing=standing,
+    )
+    return replace(
+        run, mode="async", interval=interval, stop_time=answers.end, trace=replace(run.trace, answers=answers)
     )
 
 

@@ -24,7 +24,7 @@ from eventsnn import kernels_sync as k
 from eventsnn.ledger import KINDS
 from eventsnn.network import AdaptivePool, Connection, Conv, Dense, Flatten, Identity, Network, Pool, Population
 from eventsnn.neurons import IF, LIF, Gate, Input, Integrator, Relay
-from eventsnn.wiring import fan_out, time_of, wire
+from eventsnn.wiring import fan_out, wire
 
 TICK = 1e-3
 
@@ -377,6 +377,10 @@ def test_a_state_serves_again_and_only_its_own_kind():
     assert on[0].events["time"].min() >= 2.5e-3 == on[0].interval.start
     further = [simulate(network, inputs.first(1), duration=1e-3, state=run.state) for run in on]
     assert unlike(*further) == []
+    assert first.state.wired is on[0].state.wired is further[0].state.wired  # a stream is not wired in every window
+    more = simulate(network, inputs.first(1), duration=1e-3, state=on[0].state, record="outputs")
+    assert more.events is None
+    assert np.array_equal(more.outputs, further[0].outputs)
     assert simulate(network, inputs, duration=1e-3).state is None
     assert simulate(network, inputs.first(1), duration=1e-2, watchdog=es.FirstSpike()).state is None
     with pytest.raises(ValueError, match="all events lie before 0\\.0025 s, where"):
@@ -870,7 +874,7 @@ REFUSED = [
     *((pair(), {"mode": "sync", name: 1e-3}, f"{name} belongs to continuous time") for name in
       ("duration", "pulse", "bias_period")),
     (pair(), {"mode": "sync", "ties": "serial"}, "ties belongs to continuous time"),
-    (pair(), {"mode": "sync", "state": continuous.Standing(0.0, (), ())}, "state belongs to continuous time"),
+    (pair(), {"mode": "sync", "state": continuous.Standing(0.0, (), None, None)}, "state belongs to continuous time"),
     (replace(pair(), ticks=None), {}, "does not say how many ticks"),
 ]  # fmt: skip
 
@@ -914,12 +918,10 @@ def test_code_compiled_for_other_tables_touches_nothing(monkeypatch):
     """If this fails, a cache of compiled code that predates an edit of `kernels_sync` is run all the same."""
     network, inputs = rush()
     wanted = simulate(network, inputs)
-    kind = np.dtype("float64")
-    wiring = wire(network, 1, kind, ["out"], [])
-    pace = time_of(network, wiring, kind, pulse=0.0, bias_period=0.0, serial=False)
-    worker = continuous.Worker(
-        network, wiring, pace, inputs, (0.0, 9000.0), es.Fixed(), "connections", "float64", None, False
-    )
+    made = continuous.Made(network, "float64", "together", None, None)
+    wired = made.wired(["out"], [], None)
+    wiring, pace = wired.wiring, wired.pace
+    worker = continuous.Worker(made, wired, inputs, (0.0, 9000.0), es.Fixed(), "connections", None, False)
     state = worker._state()
     parts = [array for part in state for array in (part if isinstance(part, tuple) else (part,))]
     for array in parts:
