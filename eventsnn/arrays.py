@@ -44,8 +44,11 @@ class Store:
 
 
 @contextmanager
-def open_arrays(path: Path) -> Iterator[Store]:
-    """A `.npz` file, or else an HDF5 file, as a `Store`; closed at the end of the `with`."""
+def open_arrays(path: Path, *, text: bool = False) -> Iterator[Store]:
+    """A `.npz` file, or else an HDF5 file, as a `Store`; closed at the end of the `with`.
+
+    text: the datasets of an HDF5 file may hold text, too.
+    """
     if path.suffix == ".npz":
         with path.open("rb") as stream:  # np.load leaves the file open when the archive is damaged
             with damage("it"):
@@ -66,7 +69,7 @@ def open_arrays(path: Path) -> Iterator[Store]:
             unit = attributes.get("t_unit", "us")
             if unit not in ("us", b"us"):
                 raise ValueError(f"its attribute t_unit is {unit!r}, wanted 'us' (microseconds)")
-            yield Store(names, sensor, lambda name: _dataset(file, name))
+            yield Store(names, sensor, lambda name: _dataset(file, name, text))
 
 
 def _member(archive: Any, name: str) -> np.ndarray:
@@ -81,7 +84,7 @@ def _npz_sensor(archive: Any) -> dict[str, int]:
     return {name: int(value) for name, value in found.items() if value.ndim == 0 and value.dtype.kind in "iu"}
 
 
-def _dataset(file: Any, name: str) -> Any:
+def _dataset(file: Any, name: str, text: bool) -> Any:
     import h5py
 
     parts = [part for part in name.split("/") if part]
@@ -99,7 +102,8 @@ def _dataset(file: Any, name: str) -> Any:
     if dataset.external or dataset.is_virtual:
         raise ValueError(f"dataset {name!r} keeps its data in other files; these are not followed")
     row = h5py.check_vlen_dtype(dataset.dtype)  # of spike lists, whose rows differ in length
-    if (dataset.dtype if row is None else np.dtype(row)).kind not in "biuf":
+    numbers = (dataset.dtype if row is None else np.dtype(row)).kind in "biuf"
+    if not (numbers or (text and h5py.check_string_dtype(dataset.dtype))):
         raise ValueError(f"dataset {name!r} has dtype {dataset.dtype}, wanted numbers")
     # gzip shrinks at most 1032 times; what declares more than that was never stored and would only fill the memory
     if dataset.nbytes > 2**28 and dataset.nbytes > 1032 * dataset.id.get_storage_size():

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from eventsnn import report, runs
+from eventsnn.report import span
 from eventsnn.trains import (
     FILES,
     Trains,
@@ -27,7 +28,6 @@ from eventsnn.trains import (
     layer_of,
     partners,
     read_spikes,
-    span,
     spike_trains,
 )
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from eventsnn import report, runs
 from eventsnn.inputs import EVENT
-from eventsnn.trains import is_timed, layer_of, span
+from eventsnn.report import span
+from eventsnn.trains import is_timed, layer_of
 from eventsnn.watchdog import StopReason
 
 if TYPE_CHECKING:
@@ -38,11 +39,9 @@ OTHERS = ("#2b4a73", "#3a9188", "#9a7b3c", "#7b5aa6")  # the runners-up in the c
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 11.0, 2.65, 1.75, 1.12, 0.62  # inches
 MARGIN, GAP, CURVES, CLASS_ROW, IMAGE_BAND = 0.2, 0.14, 1.7, 0.19, 0.3
 DPI = 120
-DENSE, FEW, FINE = (
-    100_000,
-    1_000,
-    2_000,
-)  # drawn events of a sample above which pixels are counted; of a layer, up to which never; bins too fine to see
+DENSE = 100_000  # drawn events of a sample above which pixels are counted
+FEW = 1_000  # events of a layer up to which they never are
+FINE = 2_000  # bins above which they are too fine to see
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,8 +247,7 @@ def queue(source: str | Path | Run | runs.Record, sample: int | None = None) -> 
     _time_axis(axes, one)
     whose = f"sample {sample}" if sample is not None else f"the most of {_count(held, 'sample')}"
     _line(figure, 0.26, f"Entries waiting in the queue: {whose}", size=12, weight="bold")
-    source_files = [Path(part["file"]).name for part in (record.run["network"], record.run["input"]) if part["file"]]
-    about = [*([" on ".join(source_files)] if source_files else []), f"the most in every {one.bin_words()}"]
+    about = [*_files(record.run), f"the most in every {one.bin_words()}"]
     about += [f"red: the last stop, {one.length(stop)}"] if sample is None else []
     _line(figure, 0.5, "; ".join(about), size=8.5, color=QUIET)
     return figure
@@ -275,12 +273,11 @@ def energy(record: runs.Record, accounts: Sequence[Mapping[str, Any]]) -> Figure
     height = top + sum(heights)
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
     run = record.run
-    source = [Path(part["file"]).name for part in (run["network"], run["input"]) if part["file"]]
     lasted = f"{run['mean_stop']:.2f} of {run['ticks']} ticks"
     if run.get("stop_unit") == "s":
         lasted = f"{span(run['mean_stop'])} of {span(run['duration'])}"
     about = f"{samples:,} samples, {lasted} on average (cutoff {run['cutoff']})"
-    _line(figure, 0.26, f"Energy per sample: {' on '.join(source) or 'a run'}", size=12, weight="bold")
+    _line(figure, 0.26, f"Energy per sample: {''.join(_files(run)) or 'a run'}", size=12, weight="bold")
     _line(figure, 0.48, about, size=9)
     y = top
     for a, layers, tall in zip(accounts, bars, heights, strict=True):
@@ -1118,14 +1115,19 @@ def _head(figure: Figure, one: _Sample, height: float, note: str) -> None:
             why += f" {names[0]} leads {names[1]} by {_level(final[one.prediction])} to {_level(final[second])}."
     if one.stop < one.end:
         why += " Nothing behind the red line was computed."
-    source = [Path(part["file"]).name for part in (run["network"], run["input"]) if part["file"]]
-    note = "; ".join([*([" on ".join(source)] if source else []), note])
+    note = "; ".join([*_files(run), note])
     for line, (text, size, weight, colour) in enumerate(
         [(title, 12, "bold", "black"), (why, 9, "normal", STOP), (note, 8, "normal", QUIET)]
     ):
         figure.text(
             MARGIN / WIDTH, 1 - (0.28 + 0.24 * line) / height, text, size=size, weight=weight, color=colour, va="center"
         )
+
+
+def _files(run: Mapping[str, Any]) -> list[str]:
+    """One text, which network file ran on which input; none where neither is known."""
+    named = [Path(part["file"]).name for part in (run["network"], run["input"]) if part["file"]]
+    return [" on ".join(named)] if named else []
 
 
 def _raster_note(one: _Sample, layers: Iterable[Mapping[str, Any]], dense: bool) -> str:

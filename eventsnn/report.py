@@ -328,12 +328,12 @@ def closing_lines(found: Mapping[str, Any], seconds: float | None = None) -> lis
     if found["accuracy_by_tick"] is not None and found["ticks"] > 1:
         shown = [2**i for i in range(found["ticks"].bit_length()) if 2**i <= found["ticks"]]
         by_tick = ", ".join(f"{found['accuracy_by_tick'][t - 1]:.1%} at {t}" for t in shown)
-        what = "ticks" if found["stop_unit"] == "ticks" else f"ticks of {seconds_words(found['tick_seconds'])}"
+        what = "ticks" if found["stop_unit"] == "ticks" else f"ticks of {span(found['tick_seconds'])}"
         lines.append(f"accuracy by {what}: {by_tick}")
     reasons = ", ".join(f"{name}: {count:,}" for name, count in found["stop_reasons"].items())
     if found["stop_unit"] == "s":
         end = found["start"] + found["duration"]
-        lines.append(f"stopped at {seconds_words(found['mean_stop'])} of {seconds_words(end)} on average ({reasons})")
+        lines.append(f"stopped at {span(found['mean_stop'])} of {span(end)} on average ({reasons})")
     else:
         lines.append(f"stopped after {found['mean_stop']:.2f} of {found['ticks']} ticks on average ({reasons})")
     lines.append(f"tied predictions: {found['ties']:,} of {samples:,} ({found['ties'] / samples:.2%})")
@@ -375,15 +375,14 @@ def calibration_line(calibration: Mapping[str, Any], samples: int) -> str:
 
 def stop_words(found: Mapping[str, Any]) -> str:
     """When the samples of a summary stopped on average: "3.21 ticks", "12.3 ms"."""
-    return f"{found['mean_stop']:.2f} ticks" if found["stop_unit"] == "ticks" else seconds_words(found["mean_stop"])
+    return f"{found['mean_stop']:.2f} ticks" if found["stop_unit"] == "ticks" else span(found["mean_stop"])
 
 
-def seconds_words(seconds: float) -> str:
-    """A time for people: "1.234 s", "56.7 ms", "8 us"."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= size or unit == "us":
-            return f"{seconds / size:.4g} {unit}"
-    raise AssertionError("unreachable")
+def span(seconds: float, digits: int = 4) -> str:
+    """A length of time in the unit that leaves digits before the point: 12.3 ms."""
+    units = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
+    unit, size = next((u for u in units if abs(seconds) >= u[1] * (1 - 1e-9)), units[-1] if seconds else units[0])
+    return f"{seconds / size:.{digits}g} {unit}"
 
 
 def quantity(number: float) -> str:

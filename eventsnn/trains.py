@@ -11,16 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eventsnn import runs
+from eventsnn.arrays import open_arrays
 from eventsnn.inputs import EVENT
 
 FILES = (".npz", ".npy", ".h5", ".hdf5")
-
-
-def span(seconds: float, digits: int = 4) -> str:
-    """A length of time in the unit that leaves digits before the point: 12.3 ms."""
-    units = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
-    unit, size = next((u for u in units if abs(seconds) >= u[1] * (1 - 1e-9)), units[-1] if seconds else units[0])
-    return f"{seconds / size:.{digits}g} {unit}"
+COLUMNS = ("sample", "time", "population", "neuron")  # of other tools' spikes
 
 
 class Trains(NamedTuple):
@@ -255,14 +250,12 @@ def read_spikes(path: Path, like: runs.Record, tick: float | None, population: s
 def _columns(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file of spikes, by name."""
     try:
-        if path.suffix in (".h5", ".hdf5"):
-            import h5py
-
-            with h5py.File(path, "r") as file:
-                return {name: np.asarray(item[()]) for name, item in file.items() if isinstance(item, h5py.Dataset)}
+        if path.suffix != ".npy":
+            with open_arrays(path, text=True) as store:
+                return {name: store.read(name) for name in COLUMNS if name in store.names}
         with path.open("rb") as stream:
             held = np.load(stream, allow_pickle=False)
-            names = held.dtype.names or () if isinstance(held, np.ndarray) else held.files
-            return {name: held[name] for name in names}
+        names = held.dtype.names or () if isinstance(held, np.ndarray) else ()
+        return {name: held[name] for name in names}
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a file of spikes: {error}") from None

@@ -375,6 +375,17 @@ def test_a_file_of_another_tool_is_compared_like_a_run(tmp_path, kind, named, mo
     assert plot.comparison(found).axes
 
 
+def test_a_file_of_another_tool_is_a_strangers_file(tmp_path):
+    """If this fails, a link in a file of spikes leads to another file of this machine."""
+    run = record([(0, 0.001, "output", 1)], samples=1)
+    saved(tmp_path / "private.h5", {"time": run.events["time"], "neuron": run.events["neuron"]})
+    with h5py.File(tmp_path / "links.h5", "w") as file:
+        file["time"] = h5py.ExternalLink("private.h5", "time")
+        file["neuron"] = run.events["neuron"]
+    with pytest.raises(ValueError, match="'time' is a link to another place or file; links are not followed"):
+        compare(run, tmp_path / "links.h5", population="output")
+
+
 def test_the_population_and_the_sample_of_a_file_may_be_left_out(tmp_path):
     """If this fails, a plain list of spikes must be dressed up before it can be compared."""
     run = record([(0, 0.001, "output", 1), (0, 0.002, "output", 0)], samples=1)
