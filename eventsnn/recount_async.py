@@ -215,13 +215,14 @@ class TimedAccount(Account):
         """By sample: pulses of the bias at deaf neurons that did not fire then; and biases that were lost."""
         lost, not_added = np.zeros(self.books.samples, np.int64), np.zeros(self.books.samples, np.int64)
         if len(pulses) and isinstance(p.neuron, IF) and p.neuron.discards:
-            spikes = np.unique(fired.sample * p.size + fired.neuron + 1j * fired.time)
-            for sample, neuron, time in zip(*fired, strict=True):
-                own = pulses[pulses.real == sample].imag
-                missed = own[(own > time) & (own <= time + _deaf_for(p, self.clock))]
-                again = np.isin(sample * p.size + neuron + 1j * missed, spikes)
-                lost[sample] += len(missed) - np.count_nonzero(again)
-                not_added[sample] += len(missed) * given[neuron]
+            ends = fired.time, fired.time + _deaf_for(p, self.clock)
+            first, last = (np.searchsorted(pulses, fired.sample + 1j * end, "right") for end in ends)
+            which = np.repeat(np.arange(len(first)), last - first)  # the spike that made a neuron deaf, by pulse
+            missed = np.arange(len(which)) - np.repeat(np.cumsum(last - first) - last, last - first)
+            sample, cell = fired.sample[which], (fired.sample * p.size + fired.neuron)[which]
+            again = np.isin(cell + 1j * pulses[missed].imag, fired.sample * p.size + fired.neuron + 1j * fired.time)
+            np.add.at(lost, sample, ~again)
+            np.add.at(not_added, sample, given[fired.neuron[which]])
         return lost, not_added
 
     def _pulses(self, p: Population, is_biased: bool) -> np.ndarray:
