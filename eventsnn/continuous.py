@@ -248,9 +248,7 @@ class Worker:
         best, tied = k.best_class(books.outputs[begun - 1], books.margins[begun - 1])
         peak = int(books.pending.max())
         pushed, popped = int(at[ka.A_PUSHED]), int(at[ka.A_POPPED])
-        if not self.keep:
-            self.spare.append(state)
-        return Sample(
+        found = Sample(
             prediction=int(best),
             tied=bool(tied),
             stop=begun,
@@ -265,6 +263,9 @@ class Worker:
             answers=tuple(np.concatenate(parts) for parts in zip(*(a for _, a in fetched), strict=True)),
             state=state if self.keep and status == ka.HORIZON else None,
         )
+        if not self.keep:
+            self.spare.append(state)  # last: from now on it is another thread's
+        return found
 
     # ------------------------------------------------------------------------------------------------------- input
 

@@ -911,6 +911,31 @@ def test_a_study_of_ticks_refuses_a_run_without(tmp_path):
                 study_of(source)
 
 
+def test_a_state_is_given_back_when_nothing_of_it_is_wanted_any_more(monkeypatch):
+    """If this fails, a thread reads what another thread's sample has written into the state they take turns with."""
+    network, inputs = busy(samples=3)
+    wanted = simulate(network, inputs)
+
+    class Taken(list):
+        """Spare states of which each is overwritten as soon as it is given back."""
+
+        def append(self, state):
+            for part in state:
+                for array in part if isinstance(part, tuple) else (part,):
+                    if not any(array is kept for kept in state.books):
+                        array[...] = 7
+            super().append(state)
+
+    begin = continuous.Worker.__init__
+
+    def begun(worker, *options):
+        begin(worker, *options)
+        worker.spare = Taken()
+
+    monkeypatch.setattr(continuous.Worker, "__init__", begun)
+    assert unlike(simulate(network, inputs), wanted) == []
+
+
 # ----------------------------------------------------------------------------------------------- caches and run folders
 
 
