@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eventsnn.neurons import IF, LATER, Gate, Input, Integrator, Neuron, Parameter, Relay
+from eventsnn.neurons import IF, LATER, LI, Gate, Input, Integrator, Neuron, Parameter, Relay, Synapse
 
 Shape = tuple[int, ...]
 ENCODINGS = ("direct", "rate", "latency", "events")
@@ -256,13 +256,15 @@ class Sparse:
     """A list of synapses in CSR form, one row per source unit in channels-first order.
 
     indptr: (source units + 1,) int64. target: (n,) int64, target unit in channels-first order. weight: (n,).
-    shape: of the target.
+    shape: of the target. delay: None, or (n,) ticks, each synapse's own beside that of the connection; whole numbers
+    for the clocked discipline.
     """
 
     indptr: np.ndarray
     target: np.ndarray
     weight: np.ndarray
     shape: Shape
+    delay: np.ndarray | None = field(default=None, metadata=LATER)
 
     def out_shape(self, shape: Shape) -> Shape:
         """The target's shape."""
@@ -274,6 +276,11 @@ class Sparse:
             raise ValueError("sparse indptr must rise from 0 to the number of synapses")
         if self.target.size and not (self.target.min() >= 0 and self.target.max() < math.prod(self.shape)):
             raise ValueError(f"sparse targets reach outside the {math.prod(self.shape)} units of {self.shape}")
+        if self.delay is not None:
+            if self.delay.shape != self.target.shape:
+                raise ValueError(f"sparse delay has shape {self.delay.shape}, wanted {self.target.shape}")
+            if not np.all(np.isfinite(self.delay) & (np.asarray(self.delay) >= 0)):
+                raise ValueError("sparse delay holds what is no time; wanted ticks, 0 or more")
         return self.shape
 
 
@@ -303,7 +310,8 @@ class Connection:
     op: the one weight operation (`Identity()` for none). before, after: address maps on either side of it.
     delay: whole ticks. bias: None, (C,) or the target's shape, added every tick. scale, shift: per-tick tables (T, C)
     or None; a shift takes the place of the bias. name: unique; None takes "source->target". delay_seconds: the delay in
-    continuous time; None: the ticks' length.
+    continuous time; None: the ticks' length. receptor: which of the currents of a target that has two of them
+    (`neurons.Synapse`) it feeds; None for the first.
     """
 
     source: str
@@ -317,6 +325,13 @@ class Connection:
     shift: np.ndarray | None = None
     name: str | None = None
     delay_seconds: float | None = field(default=None, metadata=LATER)
+    receptor: int | None = field(default=None, metadata=LATER)
+
+    @property
+    def least_delay(self) -> float:
+        """Ticks that the quickest of its synapses takes."""
+        own = self.op.delay if isinstance(self.op, Sparse) else None
+        return self.delay + (float(np.min(own)) if own is not None and own.size else 0.0)
 
     def shapes(self, shape: Shape) -> list[Shape]:
         """The shape before, between and after every map and the operation, for a source of `shape`."""
@@ -336,7 +351,7 @@ class Network:
     """A checked graph of populations and connections, and how to feed and read it.
 
     populations, connections: in any order; names are unique. The one population with an `Input` neuron is fed, the one
-    called `output` is read (an `Integrator`: summed logits; spiking: counts).
+    called `output` is read (an `Integrator`: summed logits; `LI`, `CubaLI`: potentials; spiking: counts).
     encoding: how samples enter: "direct", "rate", "latency" or "events". mean, std: per input channel, subtracted and
     divided after 8-bit images were brought to 0..1; None for none. ticks: default run length. tick_seconds: what a tick
     means in time. labels: class names. cutoff: default policy as text. origin: what is known about where the network
@@ -375,8 +390,9 @@ class Network:
 
     @property
     def readout(self) -> str:
-        """ "sum" when the output integrates logits, "spikes" when its spikes are counted."""
-        return "sum" if isinstance(self[self.output].neuron, Integrator) else "spikes"
+        """ "sum" when the output integrates logits, "potential" when it leaks, "spikes" when its spikes are counted."""
+        neuron = self[self.output].neuron
+        return "potential" if isinstance(neuron, LI) else "sum" if isinstance(neuron, Integrator) else "spikes"
 
     @property
     def max_ticks(self) -> int | None:
@@ -423,7 +439,7 @@ def _named(connections: Iterable[Connection]) -> tuple[Connection, ...]:
 def _depths(network: Network) -> dict[str, int]:
     feeds: dict[str, list[str]] = {p.name: [] for p in network.populations}
     for c in network.connections:
-        if c.delay == 0:
+        if c.least_delay == 0:
             feeds[c.target].append(c.source)
     depth: dict[str, int] = {}
     for start in feeds:  # depth-first, without recursion: networks can be deeper than Python's stack
@@ -495,16 +511,18 @@ def _check_population(population: Population) -> None:
     name, shape, neuron = population.name, population.shape, population.neuron
     if not 1 <= len(shape) <= 3 or any(n < 1 for n in shape):
         raise ValueError(f"population {name!r} has shape {shape}, wanted (C,), (C, L) or (C, H, W) of positive sizes")
-    if not isinstance(neuron, IF):
+    if not isinstance(neuron, IF | LI):
         return
     for problem in neuron.problems():
         raise ValueError(f"population {name!r}: {problem}")
     for parameter in (*neuron.__dataclass_fields__,):
-        value = getattr(neuron, parameter)
-        if isinstance(value, np.ndarray) and value.ndim and value.shape not in ((shape[0],), shape):
-            raise ValueError(
-                f"population {name!r}: {parameter} has shape {value.shape}, wanted one number, ({shape[0]},) or {shape}"
-            )
+        given = getattr(neuron, parameter)
+        for value in given if isinstance(given, tuple) else (given,):
+            if isinstance(value, np.ndarray) and value.ndim and value.shape not in ((shape[0],), shape):
+                raise ValueError(
+                    f"population {name!r}: {parameter} has shape {value.shape}, wanted one number, ({shape[0]},) or "
+                    f"{shape}"
+                )
 
 
 def _check_connection(network: Network, c: Connection) -> None:
@@ -525,6 +543,15 @@ def _check_connection(network: Network, c: Connection) -> None:
             f"connection {c.label!r}: delay_seconds is {c.delay_seconds!r}, wanted 0 or more, and more than 0 "
             "where the delay in ticks is"
         )
+    target_neuron = network[c.target].neuron
+    receptors = target_neuron.receptors if isinstance(target_neuron, Synapse) else 1
+    if c.receptor is not None and not 0 <= c.receptor < receptors:
+        raise ValueError(
+            f"connection {c.label!r}: receptor is {c.receptor!r}, its target {c.target!r} has {receptors}, counted "
+            "from 0"
+        )
+    if c.receptor and (c.bias is not None or c.scale is not None or c.shift is not None):
+        raise ValueError(f"connection {c.label!r}: a bias or a table belongs to the first current, not to receptor 1")
     if any(isinstance(m, Flatten) for m in (*c.before[:-1], *c.after)):
         raise ValueError(f"connection {c.label!r}: Flatten must be the last map before the operation")
     try:

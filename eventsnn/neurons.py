@@ -15,11 +15,17 @@ At a turn, `I` is the sum of everything that arrived in the tick, biases include
     reset    u <- u - reset_amount, or u <- reset_value, or nothing
     leak     u <- rest + alpha (u - rest)      (LIF, leak="after")
 
+Of a `CubaLIF` the input is a synaptic current, which arrivals add to and which leaks by itself::
+
+    current  i_old <- i;  i <- alpha_syn i + gain_syn I
+    input    u <- u + gain i + gain_old i_old
+
 `docs/semantics.md` states these rules with the order of events around them.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,9 +53,13 @@ class IF:
         (hard reset), "none" leaves the membrane.
     v0: membrane before the first tick. v_min: lower bound of the membrane, None for none.
     refractory: ticks after a spike in which the neuron cannot fire; what arrives then is "discard"ed, and counted as
-        dropped, or "integrate"d.
+        dropped, or "integrate"d. math.inf: it fires once (time to first spike, single-spike networks).
+    hold: True: the membrane stays where its reset has put it while the neuron is refractory, as in NEST and with
+        Brian2's "unless refractory"; None: it goes on as `refractory_input` says.
     multi_spike: fires again, within the turn, while still at threshold: one event of that multiplicity (sinabs).
     reset_delay: the reset happens at the neuron's next tick, after its leak and input (snnTorch's default).
+    input_rate: for continuous time alone, dV/dt per second that a steady input of 1 (a bias, an image, a pulse) makes;
+        None: gain / tick, what the ticks make.
 
     InfLoR-SNN (Guo et al., ECCV 2022) is `IF(threshold=0.5, reset_amount=1.0, comparator="gt")`; QCFS (Bu et al.,
     ICLR 2022) is `IF(threshold=theta, v0=theta / 2)`.
@@ -63,10 +73,12 @@ class IF:
     v0: Parameter = 0.0
     v_min: Parameter | None = None
     gain: Parameter = 1.0
-    refractory: int = 0
+    refractory: float = 0
     refractory_input: str = "discard"
     multi_spike: bool = False
     reset_delay: bool = False
+    hold: bool | None = field(default=None, metadata=LATER)
+    input_rate: Parameter | None = field(default=None, metadata=LATER)
 
     @property
     def subtracts(self) -> Parameter:
@@ -92,9 +104,19 @@ class IF:
             found.append(f"reset is {self.reset!r}, wanted 'subtract', 'value' or 'none'")
         if self.refractory_input not in ("discard", "integrate"):
             found.append(f"refractory_input is {self.refractory_input!r}, wanted 'discard' or 'integrate'")
-        if isinstance(self.refractory, bool) or not isinstance(self.refractory, int) or self.refractory < 0:
-            found.append(f"refractory is {self.refractory!r}, wanted a whole number of ticks, 0 or more")
-        for name in ("threshold", "reset_value", "v0", "gain", "reset_amount", "v_min"):
+        whole = isinstance(self.refractory, int) and not isinstance(self.refractory, bool)
+        if not (whole and self.refractory >= 0) and self.refractory != math.inf:
+            found.append(
+                f"refractory is {self.refractory!r}, wanted a whole number of ticks, 0 or more, or infinity (fires "
+                "once)"
+            )
+        if self.hold not in (None, True):
+            found.append(f"hold is {self.hold!r}, wanted True or None")
+        if self.hold and not self.refractory:
+            found.append("hold says what a membrane does while refractory; give a refractory time")
+        if self.hold and self.refractory_input == "integrate" and not isinstance(self, Synapse):
+            found.append("hold keeps the membrane where it is; refractory_input must be 'discard'")
+        for name in ("threshold", "reset_value", "v0", "gain", "reset_amount", "v_min", "input_rate"):
             value = getattr(self, name)
             if value is not None and not np.all(np.isfinite(value)):
                 found.append(f"{name} holds NaN or infinity")
@@ -123,24 +145,141 @@ class LIF(IF):
 
     def problems(self) -> list[str]:
         """As `IF.problems`, with the leak."""
-        found = super().problems()
+        found = super().problems() + _leak_problems(self)
         if self.leak not in ("before", "after"):
             found.append(f"leak is {self.leak!r}, wanted 'before' or 'after'")
-        if self.alpha_from not in ("given", "exp", "euler"):
-            found.append(f"alpha_from is {self.alpha_from!r}, wanted 'given', 'exp' or 'euler'")
-        alpha = np.asarray(self.alpha)
-        if not np.all((alpha >= 0) & (alpha <= 1)):
-            found.append("alpha must lie between 0 and 1")
-        if not np.all(np.isfinite(self.rest)):
-            found.append("rest holds NaN or infinity")
-        if self.tau is not None and not np.all(np.isfinite(self.tau) & (np.asarray(self.tau) > 0)):
-            found.append("tau must be a positive number of seconds")
+        return found
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Synapse:
+    """An exponential synaptic current between arrivals and membrane, the part that `CubaLIF` and `CubaLI` share.
+
+    alpha_syn: factor the current keeps per tick, 0 <= alpha_syn <= 1. gain_syn: what an arrival of 1 adds to it.
+    gain_old: what the membrane takes of the current as it was before this tick's leak and arrivals, beside `gain` of what
+    it is then (snnTorch, Norse: 0). i0: current before the first tick. tau_syn: time constant in seconds, for
+    continuous time alone; None: what alpha_syn makes, as `LIF.tau`. syn_rate: for continuous time alone, di/dt per
+    second that a steady input of 1 makes; None: gain_syn / tick. There, `input_rate` is dV/dt per second of a current
+    of 1; None: (gain + gain_old) / tick.
+
+    A tuple in these places, of equal length, means as many currents (receptors), which all reach the one membrane; a
+    connection says which it feeds (`Connection.receptor`). A single value there holds for all of them.
+    """
+
+    alpha_syn: Parameter | tuple[Parameter, ...] = 0.5
+    gain_syn: Parameter | tuple[Parameter, ...] = 1.0
+    gain_old: Parameter | tuple[Parameter, ...] = 0.0
+    i0: Parameter | tuple[Parameter, ...] = 0.0
+    tau_syn: Parameter | tuple[Parameter, ...] | None = field(default=None, metadata=LATER)
+    syn_rate: Parameter | tuple[Parameter, ...] | None = field(default=None, metadata=LATER)
+
+    @property
+    def receptors(self) -> int:
+        """How many currents there are."""
+        return max(self._lengths(), default=1)
+
+    def _lengths(self) -> set[int]:
+        return {len(v) for v in (getattr(self, name) for name in _CURRENT) if isinstance(v, tuple)}
+
+    def current(self, receptor: int) -> dict[str, Parameter | None]:
+        """The values of alpha_syn, gain_syn, gain_old, i0, tau_syn and syn_rate that hold for one current."""
+        values = {name: getattr(self, name) for name in _CURRENT}
+        return {name: v[receptor] if isinstance(v, tuple) else v for name, v in values.items()}
+
+    def current_problems(self) -> list[str]:
+        """What makes the current impossible to run, one sentence each."""
+        lengths = self._lengths()
+        if len(lengths) > 1 or not lengths <= {1, 2}:
+            return [f"the currents are {sorted(lengths)} in number, wanted one or two, and as many in each tuple"]
+        found = []
+        for receptor in range(self.receptors):
+            values = self.current(receptor)
+            alpha = np.asarray(values["alpha_syn"])
+            if not np.all((alpha >= 0) & (alpha <= 1)):
+                found.append("alpha_syn must lie between 0 and 1")
+            tau = values["tau_syn"]
+            if tau is not None and not np.all(np.isfinite(tau) & (np.asarray(tau) > 0)):
+                found.append("tau_syn must be a positive number of seconds")
+            for name in ("gain_syn", "gain_old", "i0", "syn_rate"):
+                value = values[name]
+                if value is not None and not np.all(np.isfinite(value)):
+                    found.append(f"{name} holds NaN or infinity")
+        return found
+
+
+_CURRENT = ("alpha_syn", "gain_syn", "gain_old", "i0", "tau_syn", "syn_rate")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CubaLIF(LIF, Synapse):
+    """Current-based leaky integrate-and-fire: a `LIF` that arrivals reach through an exponential synaptic current.
+
+    In continuous time di/dt = -i / tau_syn, dV/dt = -(V - rest) / tau + input_rate i, and an arrival of w adds
+    gain_syn w to i (NIR's CubaLIF, Pedersen et al. 2024; alpha 1 and no tau: the non-leaky neurons of Mostafa 2017;
+    tau = tau_syn: the alpha function of Comsa et al. 2020). A refractory one holds its membrane, its current goes on.
+    """
+
+    def problems(self) -> list[str]:
+        """As `LIF.problems`, with the current."""
+        found = super().problems() + self.current_problems()
+        if self.refractory and self.refractory != math.inf and not self.hold:
+            found.append("a refractory CubaLIF holds its membrane; set hold=True")
+        if self.leak != "before" or self.reset_delay:
+            found.append("a CubaLIF leaks before its input and resets at once")
         return found
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Integrator:
     """A readout without a threshold: `y <- y + I`, the summed logits of Wu et al. (2023). Never spikes."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LI(Integrator):
+    """A leaky readout: `y <- rest + alpha (y - rest) + gain I`, whose output is where it stands (NIR's LI).
+
+    With alpha 0 the output of a tick is what arrived in it: the instantaneous logits of Rank Coding (Jeffares et al.
+    2022). Fields as in `LIF`.
+    """
+
+    alpha: Parameter = 0.5
+    rest: Parameter = 0.0
+    gain: Parameter = 1.0
+    v0: Parameter = 0.0
+    alpha_from: str = "given"
+    tau: Parameter | None = field(default=None, metadata=LATER)
+    input_rate: Parameter | None = field(default=None, metadata=LATER)
+
+    def problems(self) -> list[str]:
+        """What makes this readout impossible to run, one sentence each."""
+        found = _leak_problems(self)
+        for name in ("v0", "gain", "input_rate"):
+            if getattr(self, name) is not None and not np.all(np.isfinite(getattr(self, name))):
+                found.append(f"{name} holds NaN or infinity")
+        return found
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CubaLI(LI, Synapse):
+    """A leaky readout that arrivals reach through an exponential synaptic current (NIR's CubaLI)."""
+
+    def problems(self) -> list[str]:
+        """As `LI.problems`, with the current."""
+        return super().problems() + self.current_problems()
+
+
+def _leak_problems(neuron: LIF | LI) -> list[str]:
+    found = []
+    if neuron.alpha_from not in ("given", "exp", "euler"):
+        found.append(f"alpha_from is {neuron.alpha_from!r}, wanted 'given', 'exp' or 'euler'")
+    alpha = np.asarray(neuron.alpha)
+    if not np.all((alpha >= 0) & (alpha <= 1)):
+        found.append("alpha must lie between 0 and 1")
+    if not np.all(np.isfinite(neuron.rest)):
+        found.append("rest holds NaN or infinity")
+    if neuron.tau is not None and not np.all(np.isfinite(neuron.tau) & (np.asarray(neuron.tau) > 0)):
+        found.append("tau must be a positive number of seconds")
+    return found
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -160,7 +299,7 @@ class Gate:
     """
 
 
-Neuron = Input | IF | LIF | Integrator | Relay | Gate
+Neuron = Input | IF | LIF | CubaLIF | Integrator | LI | CubaLI | Relay | Gate
 
 
 def preset(name: str, threshold: Parameter = 1.0, **changes: Any) -> IF:
@@ -168,8 +307,8 @@ def preset(name: str, threshold: Parameter = 1.0, **changes: Any) -> IF:
 
     name: "nir" (strict, reset to value 0), "sinabs" (soft reset, several spikes a tick, clamp at -threshold),
     "snntorch" (strict, soft reset one tick late), "norse" (strict, hard reset), "spikingjelly" (>=, hard reset),
-    "snncutoff" (strict, soft reset, v0 = threshold / 2), "lava" (>=, hard reset). With `alpha` among the changes the
-    result is a `LIF`, else an `IF`. Raises ValueError for an unknown name.
+    "snncutoff" (strict, soft reset, v0 = threshold / 2), "lava" (>=, hard reset). With `alpha_syn` among the
+    changes the result is a `CubaLIF`, with `alpha` a `LIF`, else an `IF`. Raises ValueError for an unknown name.
     """
     presets: dict[str, dict[str, Any]] = {
         "nir": {"comparator": "gt", "reset": "value"},
@@ -183,4 +322,5 @@ def preset(name: str, threshold: Parameter = 1.0, **changes: Any) -> IF:
     if name not in presets:
         raise ValueError(f"unknown neuron preset {name!r}; choose one of {', '.join(sorted(presets))}")
     fields = {"threshold": threshold, **presets[name], **changes}
-    return LIF(**fields) if "alpha" in fields else IF(**fields)
+    kind = CubaLIF if "alpha_syn" in fields else LIF if "alpha" in fields else IF
+    return kind(**fields)

@@ -38,10 +38,11 @@ from eventsnn.network import (
     Sparse,
     Subsample,
 )
-from eventsnn.neurons import IF, LIF, Gate, Input, Integrator, Relay
+from eventsnn.neurons import IF, LI, LIF, CubaLI, CubaLIF, Gate, Input, Integrator, Relay
 
 SCHEMA = "1"
-PARTS = (Input, IF, LIF, Integrator, Relay, Gate, Identity, Dense, Conv, Sparse, Pool, AdaptivePool, Subsample, Flatten)
+NEURONS = (Input, IF, LIF, CubaLIF, Integrator, LI, CubaLI, Relay, Gate)
+PARTS = (*NEURONS, Identity, Dense, Conv, Sparse, Pool, AdaptivePool, Subsample, Flatten)
 TYPES: dict[str, type] = {t.__name__: t for t in (*PARTS, Population, Connection)}
 UNDERSTOOD = {t.__name__ for t in PARTS} | {"tables"}
 
