@@ -15,6 +15,7 @@ _HOME = {
     "Connection": "network",
     "Entropy": "watchdog",
     "Events": "inputs",
+    "FirstCrossing": "watchdog",
     "FirstSpike": "watchdog",
     "Fixed": "watchdog",
     "Network": "network",

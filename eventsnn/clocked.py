@@ -23,6 +23,7 @@ CODES = {
     StopReason.CONFIDENCE: k.POLICY_CONFIDENCE,
     StopReason.ENTROPY: k.POLICY_ENTROPY,
     StopReason.FIRST_SPIKE: k.POLICY_FIRST,
+    StopReason.FIRST_CROSSING: k.POLICY_CROSSING,
     StopReason.BUDGET: k.POLICY_BUDGET,
     StopReason.CONFORMAL: k.POLICY_CONFORMAL,
     StopReason.TICKS: k.POLICY_FIXED,
@@ -182,6 +183,7 @@ class Worker:
             cells=k.Cells(
                 v=np.zeros(w.units, floating),
                 register=np.zeros(w.registers, floating),
+                current=np.zeros(w.currents + 1, floating),
                 mask=mask,
                 words=mask.view(np.uint64),
                 extra=np.zeros((3, w.extras + 1), int32),

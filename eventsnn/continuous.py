@@ -50,7 +50,7 @@ class Made(NamedTuple):
         if known is not None and known[2:] == names:
             return known
         dtype = np.dtype(self.dtype)
-        wiring = wire(self.network, 1, dtype, *names)
+        wiring = wire(self.network, 1, dtype, *names, clocked=False)
         pulse, period = (0.0 if s is None else whole_microseconds(s) for s in (self.pulse, self.bias_period))
         serial = self.ties == "serial"
         return Wired(

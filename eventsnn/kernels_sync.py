@@ -55,6 +55,8 @@ _compiled = njit(nogil=True, error_model="numpy", _nrt=False)
     # number is 2^32 / channels, rounded up, which makes a unit a position without a division
     P_CONST_UNITS,  # in Plan.whole: units with a constant that is not 0, one number per entry of the constant
     P_IMAGE_FROM,  # the tick from which an analog image drives every unit; NEVER without one
+    P_RECEPTORS,  # synaptic currents of a neuron
+    P_CURRENT,  # first of them in Cells.current, one block of units after the other
     # Neuron parameters, two columns each: where in Plan.real, and 0 for one number or 1 for one per unit.
     Q_ALPHA,
     _,
@@ -74,14 +76,32 @@ _compiled = njit(nogil=True, error_model="numpy", _nrt=False)
     _,
     Q_THRESHOLD,
     _,
+    Q_CURRENT,  # of the first current: factor it keeps, gain of arrivals, gain of the current before the turn, start
+    _,
+    _,
+    _,
+    _,
+    _,
+    _,
+    _,
+    Q_CURRENT_1,  # the same of the second
+    _,
+    _,
+    _,
+    _,
+    _,
+    _,
+    _,
     P_COLUMNS,
-) = range(46)
+) = range(64)
+SYN_ALPHA, SYN_GAIN, SYN_OLD, SYN_START, SYN_COLUMNS = 0, 2, 4, 6, 8  # columns from Q_CURRENT on
 
 NEVER = 2**62
+FOREVER = 2**31 - 1  # ticks: the refractory time of a neuron that fires once
 KIND_INPUT, KIND_FAST, KIND_GENERAL, KIND_INTEGRATOR, KIND_RELAY, KIND_GATE = range(6)
 
 FLAG_HARD, FLAG_NO_RESET, FLAG_MULTI, FLAG_LATE_RESET, FLAG_LEAKS, FLAG_LEAK_AFTER = 1, 2, 4, 8, 16, 32
-FLAG_DISCARD, FLAG_FLOOR, FLAG_GRADED = 64, 128, 256
+FLAG_DISCARD, FLAG_FLOOR, FLAG_GRADED, FLAG_HOLD, FLAG_READOUT = 64, 128, 256, 512, 1024
 
 # Columns of `Plan.con`, one row per connection.
 (
@@ -112,8 +132,9 @@ FLAG_DISCARD, FLAG_FLOOR, FLAG_GRADED = 64, 128, 256
     C_SCALE,  # in Plan.real: its per-tick table (ticks, channels), -1 for none
     C_ANALOG,  # 1: carries an analog image, a constant current
     C_SYNOPS,  # 1: its taps are SynOps (class ac or mac)
+    C_BOOK,  # the connection of the network it is part of: synapses of different delays have a row for each
     C_COLUMNS,
-) = range(28)
+) = range(29)
 
 OP_RUNS, OP_UNITS, OP_SPARSE = range(3)
 REACH_ONCE, REACH_ITSELF = -1, -2  # C_REACH: no unit before the weight is reached twice; the source's own units are
@@ -140,7 +161,8 @@ G_POSITION, G_FIRST = range(2)  # columns of Batch.groups
     POLICY_FIRST,
     POLICY_BUDGET,
     POLICY_CONFORMAL,
-) = range(8)
+    POLICY_CROSSING,
+) = range(9)
 
 RUNNING, STOPPED, HORIZON, FULL, RUNAWAY = range(5)
 MAX_MULTIPLICITY = 1_000_000
@@ -161,7 +183,8 @@ class Cells(NamedTuple):
     """Membranes and what arrives at them."""
 
     v: Any  # membranes (readout: sums; relays, gates: unused)
-    register: Any  # input of the tick, and one more register per connection with a table or an image
+    register: Any  # input of the tick (of each current), and one more per connection with a table or an image
+    current: Any  # synaptic currents
     mask: Any  # uint8 per unit: fired in this turn
     words: Any  # the same bytes, eight at a time
     extra: Any  # (3, n) int32: end of refractoriness, owed reset, something arrived in this tick
@@ -661,7 +684,7 @@ def _book_emitted(plan, cells, books, c, tick, batch, g0, g1):
         units, pool_units = _fan_units(plan, c, batch, g0, g1)
     if con[C_REACH] != REACH_ONCE:
         per_tick = _distinct(plan, cells, c, tick, flags & FLAG_GRADED != 0, batch, g0, g1)
-    main, side = books.taps[c, MAIN, tick], books.taps[c, POOL, tick]
+    main, side = books.taps[con[C_BOOK], MAIN, tick], books.taps[con[C_BOOK], POOL, tick]
     main[STRUCTURAL] += structural
     main[UNITS] += units
     main[EFFECTIVE] += effective
@@ -689,16 +712,17 @@ def _book_sources(plan, books, p, batch, g0, g1):
 def _book_arrived(plan, cells, queue, books, c, tick, batch, g0, g1, added, dropped):
     """Book a delivery: what was applied, what was dropped, and which neurons it reached."""
     con = plan.con[c]
+    taps = books.taps[con[C_BOOK]]
     if con[C_BY_TABLE] or con[C_POOL_FAN] >= 0:
         structural, _, pool = _fan(plan, c, batch, g0, g1)
         if con[C_BY_TABLE]:
             added = structural
-        books.taps[c, POOL, tick, DELIVERED] += pool
+        taps[POOL, tick, DELIVERED] += pool
     if con[C_PLAIN]:
         for kind in range(DELIVERED):
-            books.taps[c, MAIN, tick - con[C_DELAY], kind] += added
-    books.taps[c, MAIN, tick, DELIVERED] += added
-    books.taps[c, MAIN, tick, DROPPED] += dropped
+            taps[MAIN, tick - con[C_DELAY], kind] += added
+    taps[MAIN, tick, DELIVERED] += added
+    taps[MAIN, tick, DROPPED] += dropped
     if con[C_SYNOPS]:
         books.synops[tick] += added
         queue.at[A_SPENT] += added
@@ -826,11 +850,12 @@ def _bits(word):
 def _book_left(plan, books, c, emitted, batch, g0, g1):
     """Book a delivery that is still queued at the stop. emitted: the tick in which it was."""
     structural, _, pool = _fan(plan, c, batch, g0, g1)
+    book = plan.con[c, C_BOOK]
     if plan.con[c, C_PLAIN]:
         for kind in range(DELIVERED):
-            books.taps[c, MAIN, emitted, kind] += structural
-    books.in_flight[c, MAIN] += structural
-    books.in_flight[c, POOL] += pool
+            books.taps[book, MAIN, emitted, kind] += structural
+    books.in_flight[book, MAIN] += structural
+    books.in_flight[book, POOL] += pool
 
 
 # ------------------------------------------------------------------------------------------------------- the queue
@@ -966,6 +991,20 @@ def _fire_fast(plan, cells, p, tick, elapsed):
 
 
 @_compiled
+def _current(plan, cells, p, receptor, i, gain, arrived):
+    """A synaptic current of one neuron through a tick. Returns what the membrane takes of it."""
+    pop, real = plan.pop[p], plan.real
+    column, place = Q_CURRENT + SYN_COLUMNS * receptor, pop[P_CURRENT] + receptor * pop[P_SIZE] + i
+    alpha = real[pop[column + SYN_ALPHA] + pop[column + SYN_ALPHA + 1] * i]
+    taken = real[pop[column + SYN_GAIN] + pop[column + SYN_GAIN + 1] * i]
+    of_old = real[pop[column + SYN_OLD] + pop[column + SYN_OLD + 1] * i]
+    old = cells.current[place]
+    new = alpha * old + taken * arrived
+    cells.current[place] = new
+    return gain * new + of_old * old
+
+
+@_compiled
 def _fire_general(plan, cells, books, p, tick, elapsed):
     """Every neuron flag there is, one neuron at a time. Returns False when a multi-spike neuron runs away."""
     pop, real = plan.pop[p], plan.real
@@ -986,16 +1025,29 @@ def _fire_general(plan, cells, books, p, tick, elapsed):
         rest = real[pop[Q_REST] + pop[Q_REST + 1] * i]
         fire = real[pop[Q_FIRE] + pop[Q_FIRE + 1] * i]
         amount = real[pop[Q_AMOUNT] + pop[Q_AMOUNT + 1] * i]
-        if flags & FLAG_LEAKS:
+        refractory = pop[P_REFRACTORY] > 0 and cells.extra[REFRACTORY_UNTIL, extra + i] >= tick
+        held = refractory and flags & FLAG_HOLD != 0
+        if flags & FLAG_LEAKS and not held:
             for _ in range(leaks):
                 u = rest + alpha * (u - rest)
-        refractory = pop[P_REFRACTORY] > 0 and cells.extra[REFRACTORY_UNTIL, extra + i] >= tick
         updated = _reached(cells, pop[P_TOUCH], i)
-        if not (refractory and flags & FLAG_DISCARD):
+        gain = real[pop[Q_GAIN] + pop[Q_GAIN + 1] * i]
+        if pop[P_RECEPTORS] > 0:
             updated |= constant or imaged
             biases += constant
-            u += real[pop[Q_GAIN] + pop[Q_GAIN + 1] * i] * arrived
-        if flags & FLAG_FLOOR:
+            before = u
+            for r in range(pop[P_RECEPTORS]):
+                if r > 0:
+                    arrived = cells.register[pop[P_REGISTER] + r * pop[P_SIZE] + i]
+                    cells.register[pop[P_REGISTER] + r * pop[P_SIZE] + i] = 0
+                u += _current(plan, cells, p, r, i, gain, arrived)
+            u = before if held else u
+        elif not (refractory and flags & FLAG_DISCARD):
+            updated |= constant or imaged
+            biases += constant
+            if not held:
+                u += gain * arrived
+        if flags & FLAG_FLOOR and not held:
             u = max(u, real[pop[Q_FLOOR] + pop[Q_FLOOR + 1] * i])
         if flags & FLAG_LATE_RESET and cells.extra[OWED, extra + i]:
             cells.extra[OWED, extra + i] = 0
@@ -1017,7 +1069,7 @@ def _fire_general(plan, cells, books, p, tick, elapsed):
                     if fired > MAX_MULTIPLICITY:
                         return False
             if pop[P_REFRACTORY] > 0:
-                cells.extra[REFRACTORY_UNTIL, extra + i] = tick + pop[P_REFRACTORY]
+                cells.extra[REFRACTORY_UNTIL, extra + i] = min(tick + pop[P_REFRACTORY], FOREVER)
         if flags & FLAG_LEAKS and flags & FLAG_LEAK_AFTER:
             u = rest + alpha * (u - rest)
         cells.v[pop[P_UNIT] + i] = u
@@ -1114,14 +1166,17 @@ def _value_events(plan, cells, batch, p, g0, g1):
 def _still_busy(plan, cells, batch, p, tick, g0, g1):
     """Whether an undriven population needs a turn in the next tick whatever arrives.
 
-    A neuron at threshold, or below its bound, after its turn has just fired, so only those need a look, and the
-    refractory ones.
+    A neuron at threshold, or below its bound, after its turn has just fired, so only those need a look, the refractory
+    ones, and those with a current that is not over.
     """
     pop, real = plan.pop[p], plan.real
+    for place in range(pop[P_CURRENT], pop[P_CURRENT] + pop[P_RECEPTORS] * pop[P_SIZE]):
+        if cells.current[place] != 0:
+            return True
     bounded = pop[P_FLAGS] & FLAG_FLOOR
     if pop[P_FLAGS] & FLAG_LATE_RESET and g1 > g0:
         return True
-    if pop[P_REFRACTORY] > 0:
+    if 0 < pop[P_REFRACTORY] < FOREVER:
         for i in range(pop[P_SIZE]):
             if cells.extra[REFRACTORY_UNTIL, pop[P_EXTRA] + i] >= tick:
                 return True
@@ -1245,7 +1300,7 @@ def _evidence(policy, scale, size, outputs, synops):
             first, second = value, first
         elif value > second:
             second = value
-    if policy == POLICY_FIRST:
+    if policy in (POLICY_FIRST, POLICY_CROSSING):
         return first
     if policy in (POLICY_SPIKE_GAP, POLICY_TOPK):
         return first - second
@@ -1270,7 +1325,7 @@ def _enough(policy, evidence, threshold):
         return threshold > 0
     if policy == POLICY_FIRST:
         return evidence > 0
-    if policy in (POLICY_BUDGET, POLICY_SPIKE_GAP, POLICY_CONFORMAL):
+    if policy in (POLICY_BUDGET, POLICY_SPIKE_GAP, POLICY_CONFORMAL, POLICY_CROSSING):
         return evidence >= threshold
     if policy == POLICY_ENTROPY:
         return evidence < threshold
@@ -1371,6 +1426,12 @@ def _begin(plan, state, feed):
                 for i in range(pop[P_SIZE]):
                     v[i] = plan.real[pop[Q_V0] + pop[Q_V0 + 1] * i]
                     ready |= v[i] >= plan.real[pop[Q_FIRE] + pop[Q_FIRE + 1] * i]
+            for r in range(pop[P_RECEPTORS]):
+                start = Q_CURRENT + SYN_COLUMNS * r + SYN_START
+                for i in range(pop[P_SIZE]):
+                    current = plan.real[pop[start] + pop[start + 1] * i]
+                    cells.current[pop[P_CURRENT] + r * pop[P_SIZE] + i] = current
+                    ready |= current != 0
             if ready:
                 _push_turn(queue, 0, pop[P_RANK], p, 0)
         if pop[P_DRIVEN]:
@@ -1389,7 +1450,7 @@ def _observe(plan, cells, books, tick):
     positions = pop[P_SIZE] // pop[P_CHANNELS]
     for k in range(pop[P_SIZE]):
         unit = k % positions * pop[P_CHANNELS] + k // positions  # an output grid is read channels first
-        if pop[P_KIND] == KIND_INTEGRATOR:
+        if pop[P_KIND] == KIND_INTEGRATOR or pop[P_FLAGS] & FLAG_READOUT:
             books.outputs[tick, k] = cells.v[pop[P_UNIT] + unit]
         else:
             threshold = plan.real[pop[Q_THRESHOLD] + pop[Q_THRESHOLD + 1] * unit]

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -91,6 +91,11 @@ class IF:
         return self.refractory > 0 and self.refractory_input == "discard"
 
     @property
+    def holds(self) -> bool:
+        """Whether the membrane stays where its reset has put it while refractory: for good, if it fires once."""
+        return bool(self.hold) or self.refractory == math.inf
+
+    @property
     def repeats(self) -> bool:
         """Whether, in continuous time, it fires again at the same instant while still at threshold after its reset."""
         return self.reset == "subtract" and self.refractory == 0
@@ -151,13 +156,27 @@ class LIF(IF):
         return found
 
 
+class Current(NamedTuple):
+    """One synaptic current; the fields are those of `Synapse`."""
+
+    alpha_syn: Parameter
+    gain_syn: Parameter
+    gain_old: Parameter
+    i0: Parameter
+    tau_syn: Parameter | None
+    syn_rate: Parameter | None
+
+
+_CURRENT = Current._fields
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Synapse:
     """An exponential synaptic current between arrivals and membrane, the part that `CubaLIF` and `CubaLI` share.
 
     alpha_syn: factor the current keeps per tick, 0 <= alpha_syn <= 1. gain_syn: what an arrival of 1 adds to it.
-    gain_old: what the membrane takes of the current as it was before this tick's leak and arrivals, beside `gain` of what
-    it is then (snnTorch, Norse: 0). i0: current before the first tick. tau_syn: time constant in seconds, for
+    gain_old: what the membrane takes of the current as it was before this tick's leak and arrivals, beside `gain` of
+    what it is then (snnTorch, Norse: 0). i0: current before the first tick. tau_syn: time constant in seconds, for
     continuous time alone; None: what alpha_syn makes, as `LIF.tau`. syn_rate: for continuous time alone, di/dt per
     second that a steady input of 1 makes; None: gain_syn / tick. There, `input_rate` is dV/dt per second of a current
     of 1; None: (gain + gain_old) / tick.
@@ -181,10 +200,10 @@ class Synapse:
     def _lengths(self) -> set[int]:
         return {len(v) for v in (getattr(self, name) for name in _CURRENT) if isinstance(v, tuple)}
 
-    def current(self, receptor: int) -> dict[str, Parameter | None]:
-        """The values of alpha_syn, gain_syn, gain_old, i0, tau_syn and syn_rate that hold for one current."""
+    def current(self, receptor: int) -> Current:
+        """The fields as they hold for one current."""
         values = {name: getattr(self, name) for name in _CURRENT}
-        return {name: v[receptor] if isinstance(v, tuple) else v for name, v in values.items()}
+        return Current(**{name: v[receptor] if isinstance(v, tuple) else v for name, v in values.items()})
 
     def current_problems(self) -> list[str]:
         """What makes the current impossible to run, one sentence each."""
@@ -193,21 +212,17 @@ class Synapse:
             return [f"the currents are {sorted(lengths)} in number, wanted one or two, and as many in each tuple"]
         found = []
         for receptor in range(self.receptors):
-            values = self.current(receptor)
-            alpha = np.asarray(values["alpha_syn"])
+            one = self.current(receptor)
+            alpha, tau = np.asarray(one.alpha_syn), one.tau_syn
             if not np.all((alpha >= 0) & (alpha <= 1)):
                 found.append("alpha_syn must lie between 0 and 1")
-            tau = values["tau_syn"]
             if tau is not None and not np.all(np.isfinite(tau) & (np.asarray(tau) > 0)):
                 found.append("tau_syn must be a positive number of seconds")
             for name in ("gain_syn", "gain_old", "i0", "syn_rate"):
-                value = values[name]
+                value = getattr(one, name)
                 if value is not None and not np.all(np.isfinite(value)):
                     found.append(f"{name} holds NaN or infinity")
         return found
-
-
-_CURRENT = ("alpha_syn", "gain_syn", "gain_old", "i0", "tau_syn", "syn_rate")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -670,6 +670,7 @@ _LINES = {
     "conformal-calibrated": ("#e08e3c", "conformal set, calibrated by tick"),
     "spike-gap": ("#2b4a73", "spike gap"),
     "first-spike": ("#3f3f3f", "first spike"),
+    "first-crossing": ("#3f3f3f", "first crossing"),
     "budget": ("#8fb8de", "budget of SynOps"),
 }
 

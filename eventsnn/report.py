@@ -102,7 +102,7 @@ def summary(run: Run, facts: Facts) -> dict[str, Any]:
         "conventions": {
             "comparator": comparators.pop() if len(comparators) == 1 else "mixed" if comparators else None,
             "tie_order": "lowest index"
-            if network.readout == "sum"
+            if network.readout != "spikes"
             else "larger membrane minus threshold, then lowest index",
             "stop_instant": "after the output population's turn of the deciding "
             + ("tick" if run.interval is None else "instant"),

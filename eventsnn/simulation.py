@@ -14,7 +14,7 @@ from eventsnn import kernels_sync as k
 from eventsnn.clocked import CODES, Sample
 from eventsnn.inputs import EVENT, Events, arrange_images, check_events, prepare_images, sample_digests
 from eventsnn.ledger import Ledger
-from eventsnn.network import Network
+from eventsnn.network import Network, Sparse
 from eventsnn.neurons import IF, Integrator, Neuron
 from eventsnn.parallel import map_chunks
 from eventsnn.watchdog import (
@@ -255,6 +255,7 @@ def simulate(
         keep = len(samples) == 1 or state is not None
         worker = continuous.Worker(made, wired, samples, (start, end), policy, count, state, keep)
     else:
+        _check_whole_delays(network)
         wiring = wire(network, ticks, np.dtype(dtype), recorded, membranes)
         worker = clocked.Worker(network, wiring, samples, ticks, policy, count, dtype, seed)
     if progress is not None:
@@ -270,6 +271,16 @@ def simulate(
     seconds = time.perf_counter() - started
     run = _pack(network, wiring, worker, results, labels, layer_delay, seconds, recorded, membranes, digests)
     return _in_time(run, worker, results) if isinstance(worker, continuous.Worker) else run
+
+
+def _check_whole_delays(network: Network) -> None:
+    for c in network.connections:
+        own = c.op.delay if isinstance(c.op, Sparse) else None
+        if own is not None and np.any(own != np.round(own)):
+            raise ValueError(
+                f"connection {c.label!r} has synapses with a delay of {own[own != np.round(own)][0]} ticks, wanted "
+                "whole ticks in mode sync; run it in mode async, or round the delays"
+            )
 
 
 def check_calibrated(policy: Policy, network: Network, ticks: int, layer_delay: int = 0) -> None:

@@ -29,6 +29,7 @@ from eventsnn.watchdog import (
     Confidence,
     ConformalSet,
     Entropy,
+    FirstCrossing,
     FirstSpike,
     Fixed,
     Oracle,
@@ -61,6 +62,7 @@ FAMILIES = {
     "conformal-calibrated": "epsilon",
     "spike-gap": "spikes",
     "first-spike": "",
+    "first-crossing": "theta",
     "budget": "synops",
     "oracle": "",
 }
@@ -372,7 +374,7 @@ def calibrate(
     full = recorded(source)
     if full.network is None or full.digests is None:
         raise ValueError(f"{full.name} does not say which samples it ran; run it again with this version")
-    on = "logits" if full.trace.readout == "sum" else "counts"
+    on = "counts" if full.trace.readout == "spikes" else "logits"
     found: TopKGap | ConformalSet
     if policy == "topk":
         found = TopKGap(tuple(calibrate_topk(full.trace, epsilon, method).tolist()), on=on)
@@ -564,6 +566,8 @@ def _candidates(full: Recorded, points: int, scale: float) -> list[Candidate]:
         made.append(("spike-gap", np.arange(1, most + 1), lambda x: SpikeGap(int(x))))
     else:
         made.append(("topk", np.append(seen(TopKGap(0.0, on)), 0.0), lambda x: TopKGap(x, on)))
+    if full.trace.readout == "potential":
+        made.append(("first-crossing", seen(FirstCrossing(0.0)), FirstCrossing))
     found: list[Candidate] = [("first-spike", None, FirstSpike())] if counts else []
     for family, values, make in made:
         found += [(family, float(x), make(float(x))) for x in _levels(values, points)]
@@ -589,7 +593,7 @@ def _calibrated(full: Recorded, calibration: Any, scale: float, method: str, bon
         return [(f"{kind}-calibrated", None if known is None else known.epsilon, calibration)]
     base = recorded(calibration)
     _check_alike(base, full)
-    on = "logits" if full.trace.readout == "sum" else "counts"
+    on = "counts" if full.trace.readout == "spikes" else "logits"
     scores = nonconformity_of(base.trace, scale)
     found: list[Candidate] = []
     for epsilon in EPSILONS:

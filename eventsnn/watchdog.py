@@ -40,6 +40,7 @@ class StopReason(IntEnum):
     CONFORMAL = 7
     ORACLE = 8
     TICKS = 9
+    FIRST_CROSSING = 10
 
     @property
     def sentence(self) -> str:
@@ -58,6 +59,7 @@ _SENTENCES = {
     StopReason.CONFORMAL: "The conformal set held few enough classes.",
     StopReason.ORACLE: "The answer was right and stayed right, as the labels tell.",
     StopReason.TICKS: "The ticks of its cutoff were over.",
+    StopReason.FIRST_CROSSING: "An output reached its threshold.",
 }
 
 
@@ -256,6 +258,31 @@ class FirstSpike:
 
 
 @dataclass(frozen=True)
+class FirstCrossing:
+    """Stop when an output potential first reaches theta (Rank Coding, Jeffares et al. 2022).
+
+    It reads instantaneous outputs, the potentials of an `LI` or `CubaLI`; the class is that of the largest one then.
+    The authors' sigmoid above 0.95 is a logit above log(0.95 / 0.05) = 2.944. In continuous time the crossing is met
+    where it happens, also between events.
+    """
+
+    theta: float
+    reason = StopReason.FIRST_CROSSING
+    reads = "potentials"
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.theta):
+            raise ValueError(f"first-crossing: theta is {self.theta}, wanted a finite number")
+
+    def thresholds(self, ticks: int) -> np.ndarray:
+        """theta, for every tick."""
+        return np.full(ticks, float(self.theta))
+
+    def __str__(self) -> str:
+        return f"first-crossing:{_exact(self.theta)}"
+
+
+@dataclass(frozen=True)
 class Budget:
     """Stop when the delivered synaptic operations (classes ac and mac) have reached `synops`."""
 
@@ -329,7 +356,7 @@ class Oracle:
         return "oracle"
 
 
-Policy = Fixed | SpikeGap | TopKGap | Confidence | Entropy | FirstSpike | Budget | ConformalSet | Oracle
+Policy = Fixed | SpikeGap | TopKGap | Confidence | Entropy | FirstSpike | FirstCrossing | Budget | ConformalSet | Oracle
 
 
 @dataclass(frozen=True, eq=False)
@@ -410,10 +437,16 @@ def check_policy(policy: Policy, readout: str, classes: int, *, live: bool = Tru
         )
     if policy.reads == "counts" and readout != "spikes":
         raise ValueError(
-            f"cutoff {policy} reads output spikes, but this network's output sums logits; "
+            f"cutoff {policy} reads output spikes, but this network's output "
+            f"{'sums logits' if readout == 'sum' else 'is a potential'}; "
             "choose topk, confidence, entropy, conformal or budget, or convert with --readout spikes"
         )
-    if policy.reads == "logits" and readout != "sum":
+    if policy.reads == "potentials" and readout != "potential":
+        raise ValueError(
+            f"cutoff {policy} reads the potentials of a leaky output (LI, CubaLI), but this network's output "
+            f"{'sums logits; choose topk or confidence' if readout == 'sum' else 'spikes; choose first-spike'}"
+        )
+    if policy.reads == "logits" and readout == "spikes":
         raise ValueError(
             f"cutoff {policy} reads summed logits, but this network's output neurons spike; "
             f"choose spike-gap or first-spike, or read the counts with {policy},on=counts"
@@ -460,6 +493,7 @@ def parse_policy(text: str, *, files: bool = True) -> Policy:
         "entropy": Entropy,
         "budget": Budget,
         "conformal": ConformalSet,
+        "first-crossing": FirstCrossing,
     }
     if name not in {**makers, "fixed": Fixed}:
         raise ValueError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ from eventsnn.network import (
     positions,
     spread,
 )
-from eventsnn.neurons import IF, LIF, Gate, Input, Integrator, Parameter, Relay
+from eventsnn.neurons import IF, LI, LIF, Gate, Input, Integrator, Parameter, Relay, Synapse
 
 TILE = 256  # units a constant is repeated over, so that the fire pass runs in long vector loops
 
@@ -46,6 +47,7 @@ class Wiring(NamedTuple):
     plan: k.Plan
     units: int  # length of State.v
     registers: int
+    currents: int
     extras: int
     touched: int
     marked: int
@@ -59,6 +61,11 @@ class Wiring(NamedTuple):
     tap_class: tuple[str, ...]  # per connection: ac, mac, identity, pool
     macs_input: int  # taps of one analog image on weights
     image_taps: np.ndarray  # (input size,) those of each unit whose weight is not zero, channels last
+
+
+def _receptors(population: Population) -> int:
+    """How many inputs its neurons have."""
+    return population.neuron.receptors if isinstance(population.neuron, Synapse) else 1
 
 
 def channels_last(shape: Shape) -> np.ndarray:
@@ -78,12 +85,46 @@ def _levels(neuron: IF, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, Parame
     return threshold, fire, -np.inf if neuron.v_min is None else neuron.v_min
 
 
-def wire(network: Network, ticks: int, dtype: np.dtype, record: Iterable[str], potentials: Iterable[str]) -> Wiring:
+def wire(
+    network: Network,
+    ticks: int,
+    dtype: np.dtype,
+    record: Iterable[str],
+    potentials: Iterable[str],
+    clocked: bool = True,
+) -> Wiring:
     """Flatten a network for runs of up to `ticks` ticks in `dtype`.
 
-    record: populations whose events are recorded. potentials: populations whose membranes are recorded.
+    record: populations whose events are recorded. potentials: populations whose membranes are recorded. clocked: make
+    of a connection whose synapses have delays of their own a row of the plan for each delay, in whole ticks.
     """
-    return _Builder(network, ticks, dtype, set(record), set(potentials)).build()
+    parts = [(j, part) for j, c in enumerate(network.connections) for part in (_by_delay(c) if clocked else (c,))]
+    return _Builder(network, parts, ticks, dtype, set(record), set(potentials)).build()
+
+
+def _by_delay(c: Connection) -> list[Connection]:
+    """A connection as several, each with the synapses of one delay."""
+    if not isinstance(c.op, Sparse) or c.op.delay is None:
+        return [c]
+    own = np.asarray(c.op.delay)
+    found: list[Connection] = []
+    row = np.repeat(np.arange(len(c.op.indptr) - 1), np.diff(c.op.indptr))
+    for ticks in np.unique(own) if own.size else np.zeros(1):
+        here = own == ticks
+        ends = np.concatenate([[0], np.cumsum(np.bincount(row[here], minlength=len(c.op.indptr) - 1))])
+        op = replace(c.op, indptr=ends, target=c.op.target[here], weight=c.op.weight[here], delay=None)
+        first = not found  # of a bias or a table there is but one
+        found.append(
+            replace(
+                c,
+                op=op,
+                delay=int(c.delay + ticks),
+                bias=c.bias if first else None,
+                shift=c.shift if first else None,
+                delay_seconds=None,
+            )
+        )
+    return found
 
 
 class Pace(NamedTuple):
@@ -215,7 +256,7 @@ def fan_out(network: Network, kind: str = "structural") -> tuple[dict[str, np.nd
 
     kind: "structural", or "effective" for taps whose weight is not zero.
     """
-    wiring = wire(network, 1, np.dtype(np.float32), (), ())
+    wiring = wire(network, 1, np.dtype(np.float32), (), (), clocked=False)
     found = {}
     for j, c in enumerate(network.connections):
         found[c.label] = np.empty(network[c.source].size, np.int64)
@@ -256,33 +297,42 @@ class _Pile:
 
 
 class _Builder:
-    def __init__(self, network: Network, ticks: int, dtype: np.dtype, record: set[str], potentials: set[str]):
+    def __init__(
+        self,
+        network: Network,
+        parts: list[tuple[int, Connection]],
+        ticks: int,
+        dtype: np.dtype,
+        record: set[str],
+        potentials: set[str],
+    ):
         self.network, self.ticks, self.dtype = network, ticks, np.dtype(dtype)
+        self.book, self.connections = [j for j, _ in parts], [c for _, c in parts]
         self.record, self.recorded_potentials = record, potentials
         self.number = {p.name: i for i, p in enumerate(network.populations)}
         self.depth = network.depths()
         self.pop = np.zeros((len(network.populations), k.P_COLUMNS), np.int64)
-        self.con = np.zeros((len(network.connections), k.C_COLUMNS), np.int64)
+        self.con = np.zeros((len(parts), k.C_COLUMNS), np.int64)
         floating = self.dtype.type
         self.real, self.whole, self.runs = _Pile(floating), _Pile(np.int64), _Pile(np.int32)
-        self.extras = self.lasting = self.touched = self.marked = self.stamps = 0
+        self.currents = self.extras = self.lasting = self.touched = self.marked = self.stamps = 0
         self.claimed: dict[int, int] = {}  # register entries by depth
-        self.whole_positions = np.zeros(len(network.connections), bool)  # an event reaches all channels or none
+        self.whole_positions = np.zeros(len(parts), bool)  # an event reaches all channels or none
 
     def build(self) -> Wiring:
-        network = self.network
+        network, connections = self.network, self.connections
         units = slots = group_entries = event_entries = columns = 0
         potentials = {}
         for i, population in enumerate(network.populations):
             row = self.pop[i]
-            outgoing = [j for j, c in enumerate(network.connections) if c.source == population.name]
+            outgoing = [j for j, c in enumerate(connections) if c.source == population.name]
             row[k.P_UNIT], row[k.P_SIZE], row[k.P_CHANNELS] = units, population.size, population.shape[0]
             units += -(-population.size // 8) * 8  # masks are read eight units at a time
             row[k.P_RANK] = 2 * self.depth[population.name] + 1
             row[k.P_REGISTER] = self._claim(population)
             row[k.P_FIRST_OUT] = self.whole.add(np.array(outgoing))
             row[k.P_LAST_OUT] = self.whole.size
-            slot_count = max((int(network.connections[j].delay) for j in outgoing), default=0) + 1
+            slot_count = max((int(connections[j].delay) for j in outgoing), default=0) + 1
             row[k.P_SLOTS], row[k.P_FIRST_SLOT] = slot_count, slots
             row[k.P_SLOT_GROUP], row[k.P_SLOT_EVENT] = group_entries, event_entries
             if not isinstance(population.neuron, Input):
@@ -295,19 +345,19 @@ class _Builder:
                 row[k.P_POTENTIAL], potentials[population.name] = columns, columns
                 columns += population.size
             self._neuron(row, population)
-        classes = [self._connection(j, c) for j, c in enumerate(network.connections)]
+        classes = [self._connection(j, c) for j, c in enumerate(connections)]
         shared = max(self.claimed.values())
         self.con[self.con[:, k.C_ANALOG] != 0, k.C_REGISTER] += shared
         for i, population in enumerate(network.populations):
             own = [
                 j
-                for j, c in enumerate(network.connections)
+                for j, c in enumerate(connections)
                 if c.target == population.name and (self.con[j, k.C_SCALE] >= 0 or self.con[j, k.C_ANALOG])
             ]
             self.pop[i, k.P_FIRST_IN] = self.whole.add(np.array(own))
             self.pop[i, k.P_LAST_IN] = self.whole.size
             self._marks(self.pop[i], population, self._constant(self.pop[i], population))
-        delays = [int(c.delay) for c in network.connections]
+        delays = [int(c.delay) for c in connections]
         misc = np.zeros(k.M_COLUMNS, np.int64)
         misc[k.M_RANKS] = self.pop[:, k.P_RANK].max() + 1
         misc[k.M_RING] = max([1, *delays]) + 1
@@ -325,6 +375,7 @@ class _Builder:
             plan=plan,
             units=units,
             registers=shared + self.lasting,
+            currents=self.currents,
             extras=self.extras,
             touched=self.touched,
             marked=self.marked,
@@ -335,7 +386,7 @@ class _Builder:
             queue_entries=sum(delays) + len(delays) + 2 * len(network.populations) + 1,
             potentials=potentials,
             potential_columns=columns,
-            tap_class=tuple(classes),
+            tap_class=tuple(classes[self.book.index(j)] for j in range(len(network.connections))),
             macs_input=sum(int(_unit_taps(plan, j, "structural").sum()) for j in images),
             image_taps=sum((_unit_taps(plan, j, "effective") for j in images), np.zeros(network.input.size, np.int64)),
         )
@@ -348,7 +399,7 @@ class _Builder:
         """
         depth = self.depth[target.name]
         start = self.claimed.get(depth, 0)
-        self.claimed[depth] = start + target.size
+        self.claimed[depth] = start + target.size * _receptors(target)
         return start
 
     # ---------------------------------------------------------------------------------------------- populations
@@ -358,6 +409,8 @@ class _Builder:
         row[k.P_EXTRA] = -1
         if isinstance(neuron, Input):
             row[k.P_KIND] = k.KIND_INPUT
+        elif isinstance(neuron, LI):
+            self._dynamic(row, population, neuron)
         elif isinstance(neuron, Integrator):
             row[k.P_KIND] = k.KIND_INTEGRATOR
         elif isinstance(neuron, Gate):
@@ -366,12 +419,14 @@ class _Builder:
             row[k.P_KIND], row[k.P_FLAGS] = k.KIND_RELAY, k.FLAG_GRADED
             row[k.P_EXTRA], self.extras = self.extras, self.extras + population.size
         elif isinstance(neuron, IF):
-            self._spiking(row, population, neuron)
+            self._dynamic(row, population, neuron)
         if isinstance(neuron, IF | Integrator) and row[k.P_POTENTIAL] >= 0:
             row[k.P_DRIVEN] = 1  # a membrane is recorded every tick
 
-    def _spiking(self, row: np.ndarray, population: Population, neuron: IF) -> None:
-        leaky = neuron if isinstance(neuron, LIF) else None
+    def _dynamic(self, row: np.ndarray, population: Population, cell: IF | LI) -> None:
+        leaky = cell if isinstance(cell, LIF | LI) else None
+        # a leaky readout is a neuron with a threshold that is never reached
+        neuron = cell if isinstance(cell, IF) else IF(threshold=np.inf, reset="none", v0=cell.v0, gain=cell.gain)
         threshold, fire, floor = _levels(neuron, self.dtype)
         alpha, rest = (leaky.alpha, leaky.rest) if leaky else (1.0, 0.0)
         flags = (
@@ -380,14 +435,17 @@ class _Builder:
             | (k.FLAG_MULTI | k.FLAG_GRADED if neuron.multi_spike else 0)
             | (k.FLAG_LATE_RESET if neuron.reset_delay and neuron.reset != "none" else 0)
             | (k.FLAG_LEAKS if leaky else 0)
-            | (k.FLAG_LEAK_AFTER if leaky and leaky.leak == "after" else 0)
+            | (k.FLAG_LEAK_AFTER if isinstance(cell, LIF) and cell.leak == "after" else 0)
+            | (k.FLAG_HOLD if neuron.holds else 0)
+            | (k.FLAG_READOUT if isinstance(cell, LI) else 0)
             | (k.FLAG_DISCARD if neuron.discards else 0)
             | (k.FLAG_FLOOR if neuron.v_min is not None else 0)
         )
         subtract, value = neuron.subtracts, neuron.reset_value
         one_set = all(np.ndim(x) == 0 for x in (threshold, subtract, value, neuron.v0, neuron.gain, alpha))
-        unusual = k.FLAG_MULTI | k.FLAG_LATE_RESET | k.FLAG_LEAK_AFTER | k.FLAG_FLOOR
-        fast = one_set and not flags & unusual and neuron.refractory == 0 and not np.any(rest)
+        unusual = k.FLAG_MULTI | k.FLAG_LATE_RESET | k.FLAG_LEAK_AFTER | k.FLAG_FLOOR | k.FLAG_READOUT
+        plain = neuron.refractory == 0 and not np.any(rest) and not isinstance(cell, Synapse)
+        fast = one_set and not flags & unusual and plain
         if fast:  # u <- keep u - less
             value, subtract = {
                 "subtract": (1.0, subtract),
@@ -395,11 +453,20 @@ class _Builder:
                 "none": (1.0, 0.0),
             }[neuron.reset]
         row[k.P_KIND] = k.KIND_FAST if fast else k.KIND_GENERAL
-        row[k.P_FLAGS], row[k.P_REFRACTORY] = flags, neuron.refractory
+        row[k.P_FLAGS], row[k.P_REFRACTORY] = flags, min(neuron.refractory, k.FOREVER)
         if not fast:
             row[k.P_EXTRA], self.extras = self.extras, self.extras + population.size
         parameters = (alpha, rest, neuron.gain, fire, subtract, value, floor, neuron.v0, threshold)
-        row[k.Q_ALPHA : k.P_COLUMNS] = [n for x in parameters for n in _placed(self.real, population.shape, x)]
+        row[k.Q_ALPHA : k.Q_CURRENT] = [n for x in parameters for n in _placed(self.real, population.shape, x)]
+        if isinstance(cell, Synapse):
+            row[k.P_RECEPTORS], row[k.P_CURRENT] = cell.receptors, self.currents
+            self.currents += cell.receptors * population.size
+            for r in range(cell.receptors):
+                one, column = cell.current(r), k.Q_CURRENT + k.SYN_COLUMNS * r
+                values = (one.alpha_syn, one.gain_syn, one.gain_old, one.i0)
+                row[column : column + k.SYN_COLUMNS] = [
+                    n for x in values for n in _placed(self.real, population.shape, x)
+                ]
         # Silent ticks may be made up later only if nothing can happen in them: without input a membrane must stay
         # below threshold and above its bound. Decay towards 0 does; towards another rest, rounding may not.
         spontaneous = [
@@ -417,13 +484,11 @@ class _Builder:
         Returns whether every unit gets a constant other than 0 in every tick.
         """
         shape, size, channels = population.shape, population.size, population.shape[0]
-        incoming = [c for c in self.network.connections if c.target == population.name]
+        incoming = [c for c in self.connections if c.target == population.name]
         biases = [c.bias for c in incoming if c.bias is not None]
         shifts = [c.shift for c in incoming if c.shift is not None]
         row[k.P_CONST], row[k.P_CONST_LENGTH] = -1, size
-        images = any(
-            self.con[j, k.C_ANALOG] for j, c in enumerate(self.network.connections) if c.target == population.name
-        )
+        images = any(self.con[j, k.C_ANALOG] for j, c in enumerate(self.connections) if c.target == population.name)
         if images:
             row[k.P_DRIVEN] = 1
         if not biases and not shifts:
@@ -452,7 +517,7 @@ class _Builder:
 
     def _marks(self, row: np.ndarray, population: Population, constant: bool) -> None:
         """How the account learns which neurons of a population were updated in a tick."""
-        incoming = [j for j, c in enumerate(self.network.connections) if c.target == population.name]
+        incoming = [j for j, c in enumerate(self.connections) if c.target == population.name]
         images = [int(self.con[j, k.C_DELAY]) for j in incoming if self.con[j, k.C_ANALOG]]
         row[k.P_IMAGE_FROM], row[k.P_TOUCH], row[k.P_TOUCH_WHOLE] = min(images, default=k.NEVER), -1, 0
         if row[k.P_KIND] not in (k.KIND_FAST, k.KIND_GENERAL, k.KIND_INTEGRATOR):
@@ -477,7 +542,8 @@ class _Builder:
         row[k.C_ANALOG] = isinstance(source.neuron, Input) and network.encoding == "direct"
         row[k.C_TOUCH] = isinstance(target.neuron, Relay)
         row[k.C_CAREFUL] = isinstance(target.neuron, IF) and target.neuron.discards and not row[k.C_ANALOG]
-        row[k.C_REGISTER] = self.pop[row[k.C_TARGET], k.P_REGISTER]
+        row[k.C_REGISTER] = self.pop[row[k.C_TARGET], k.P_REGISTER] + (c.receptor or 0) * target.size
+        row[k.C_BOOK] = self.book[j]
         if c.scale is not None:
             row[k.C_SCALE] = self.real.add(c.scale[: self.ticks])
         if row[k.C_ANALOG]:

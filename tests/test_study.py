@@ -310,7 +310,7 @@ def test_a_row_of_a_sweep_is_its_replay_and_its_live_run(full):
     points = study.sweep(full, calibration=full, table="45nm-fp32", points=7)
     families = {p.family for p in points}
     only = {"topk"} if full.network.readout == "sum" else {"spike-gap", "first-spike"}
-    assert families == {*study.FAMILIES} - {"topk", "spike-gap", "first-spike"} | only
+    assert families == {*study.FAMILIES} - {"topk", "spike-gap", "first-spike", "first-crossing"} | only
     x, labels = small.images(40)
     live = study.rerun(full, [p.policy for p in points if p.family != "oracle"], full.network, x)
     for point, run in zip((p for p in points if p.family != "oracle"), live, strict=True):
