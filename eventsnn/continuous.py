@@ -14,9 +14,9 @@ import numpy as np
 from eventsnn import kernels_async as ka
 from eventsnn import kernels_sync as k
 from eventsnn.clocked import CODES, RECORD_CAPACITY, Sample
-from eventsnn.inputs import TIMED_EVENT, Events, latency_events
-from eventsnn.network import Network, spread
-from eventsnn.neurons import IF, LIF, Gate, Relay
+from eventsnn.inputs import TIMED_EVENT, Events, latencies
+from eventsnn.network import AdaptivePool, Network, Pool, Sparse, spread
+from eventsnn.neurons import IF, LI, LIF, Gate, Relay, Synapse
 from eventsnn.store import network_hash
 from eventsnn.watchdog import Fixed, Policy, StopReason
 from eventsnn.wiring import Pace, Wiring, channels_last, time_of, whole_microseconds, wire
@@ -43,6 +43,7 @@ class Made(NamedTuple):
     ties: str
     pulse: float | None
     bias_period: float | None
+    crossing: float | None = None
 
     def wired(self, recorded: Sequence[str], membranes: Sequence[str], known: Wired | None) -> Wired:
         """The network for the kernels; `known`, of the same, where it records the same: a stream has many windows."""
@@ -53,9 +54,16 @@ class Made(NamedTuple):
         wiring = wire(self.network, 1, dtype, *names, clocked=False)
         pulse, period = (0.0 if s is None else whole_microseconds(s) for s in (self.pulse, self.bias_period))
         serial = self.ties == "serial"
-        return Wired(
-            wiring, time_of(self.network, wiring, dtype, pulse=pulse, bias_period=period, serial=serial), *names
+        pace = time_of(
+            self.network,
+            wiring,
+            dtype,
+            pulse=pulse,
+            bias_period=period,
+            serial=serial,
+            crossing=self.crossing,
         )
+        return Wired(wiring, pace, *names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +83,9 @@ class Standing:
         """Refuse, in a sentence, to go on with another network or options, other samples, or events of the past."""
         same = self.made.network is made.network or network_hash(self.made.network) == network_hash(made.network)
         if not same or self.made[1:] != made[1:]:
-            raise ValueError("the state is of another network or other options (dtype, ties, pulse, bias_period)")
+            raise ValueError(
+                "the state is of another network or other options (dtype, ties, pulse, bias_period, first-crossing)"
+            )
         if len(samples) != len(self.states):
             raise ValueError(f"the state is of {len(self.states)} samples, but {len(samples)} were given")
         if isinstance(samples, Events) and len(samples.t) and samples.t.max() < self.time:
@@ -118,6 +128,12 @@ def check(network: Network, *, bias_period: float | None, pulse: float | None) -
             raise ValueError(f"connection {c.label!r} has a table of scales by tick, which mode async cannot run")
         if network.encoding == "direct" and c.source == network.input.name and (c.delay or c.delay_seconds):
             raise ValueError(f"connection {c.label!r} delays an image; in mode async images act from the start")
+        own = c.op.delay if isinstance(c.op, Sparse) else None
+        if own is not None and (c.after or any(isinstance(m, Pool | AdaptivePool) for m in c.before)):
+            raise ValueError(
+                f"connection {c.label!r} has delays by synapse and a pool, or a map behind them, which mode async "
+                "cannot run together"
+            )
     for p in network.populations:
         neuron, biased = p.neuron, any(c.target == p.name and c.bias is not None for c in network.connections)
         if isinstance(neuron, Gate):
@@ -130,6 +146,12 @@ def check(network: Network, *, bias_period: float | None, pulse: float | None) -
             )
         if isinstance(neuron, IF):
             _check_neuron(p.name, neuron, p.shape)
+        if isinstance(neuron, LIF | LI) and neuron.tau is None and not np.all(np.asarray(neuron.alpha) > 0):
+            raise ValueError(
+                f"population {p.name!r} has alpha 0, no time constant at all; mode async needs one above 0"
+            )
+        if isinstance(neuron, Synapse):
+            _check_currents(p.name, neuron, biased or _sees_image(network, p.name), pulse is not None)
 
 
 def _sees_image(network: Network, name: str) -> bool:
@@ -152,8 +174,23 @@ def _check_neuron(name: str, neuron: IF, shape: tuple[int, ...]) -> None:
         )
     if neuron.v_min is not None and np.any(spread(neuron.v_min, shape) >= threshold):
         raise ValueError(f"population {name!r} has its bound at its threshold or above and would fire without end")
-    if isinstance(neuron, LIF) and neuron.tau is None and not np.all(np.asarray(neuron.alpha) > 0):
-        raise ValueError(f"population {name!r} has alpha 0, no time constant at all; mode async needs one above 0")
+    if neuron.v_min is not None and isinstance(neuron, Synapse):
+        raise ValueError(f"population {name!r} has synaptic currents and a bound, which mode async cannot run together")
+
+
+def _check_currents(name: str, neuron: Synapse, driven: bool, pulses: bool) -> None:
+    for receptor in range(neuron.receptors):
+        current = neuron.current(receptor)
+        if current.tau_syn is None and not np.all(np.asarray(current.alpha_syn) > 0):
+            raise ValueError(
+                f"population {name!r} has alpha_syn 0, no time constant at all; mode async needs one above 0"
+            )
+        lasting = current.tau_syn is None and np.any(np.asarray(current.alpha_syn) == 1)
+        if lasting and (pulses or (driven and receptor == 0)):
+            raise ValueError(
+                f"population {name!r} has a synaptic current that does not decay (alpha_syn 1) and a steady input to "
+                "it, which mode async cannot run; give it a time constant"
+            )
 
 
 class Worker:
@@ -278,8 +315,9 @@ class Worker:
             part = slice(int(self.samples.offsets[index]), int(self.samples.offsets[index + 1]))
             time, neuron = np.asarray(self.samples.t[part], np.float64), self.samples.neuron[part]
         elif self.network.encoding == "latency":
-            late = latency_events(self.samples[index], self.ticks)
-            time, neuron = late.tick * self.pace.timing.tick, late.neuron
+            late, neuron = latencies(self.samples[index], self.ticks)
+            order = np.argsort(late, kind="stable")
+            time, neuron = late[order] * self.pace.timing.tick, neuron[order]
         elif self.standing is None:
             values = self.samples[index].reshape(self.shape[0], -1).T.astype(self.dtype).ravel()
             pixel = np.flatnonzero(values)
@@ -313,20 +351,21 @@ class Worker:
 
     def _state(self) -> ka.State:
         w, pace, books = self.wiring, self.pace, self._books()
-        largest = int(w.plan.pop[:, k.P_SIZE].max())
+        largest, receptors = int(w.plan.pop[:, k.P_SIZE].max()), max(1, int(pace.timing.pop[:, ka.T_RECEPTORS].max()))
         room = max(2 * largest, 64)
         entries = pace.alarms + room
         recorded, answers = max(RECORD_CAPACITY >> 4, largest) if self._records() else 1, ANSWERS
         return ka.State(
             cells=ka.Cells(
                 v=np.zeros(w.units, self.dtype),
+                current=np.zeros(pace.currents + 1, self.dtype),
                 last=np.zeros(w.units),
                 drive=np.zeros(pace.drives + 1),
                 until=np.zeros(pace.untils + 1),
                 alarm=np.zeros(pace.alarms + 1),
                 cross=np.zeros(pace.alarms + 1),
                 generation=np.zeros(pace.alarms + 1, np.int64),
-                register=np.zeros(largest, self.dtype),
+                register=np.zeros(receptors * largest, self.dtype),
                 span=np.zeros(largest, np.int64),
                 starts=np.zeros(largest, np.int64),
                 channel=np.zeros(TOGETHER, np.int32),
@@ -342,6 +381,7 @@ class Worker:
                 batch=np.zeros((64, ka.B_COLUMNS), np.int64),
                 event=np.zeros((room, ka.E_COLUMNS), np.int64),
                 value=np.zeros(room, self.dtype),
+                since=np.zeros(64),
             ),
             at=np.zeros(ka.A_COLUMNS, np.int64),
             clock=np.zeros(ka.X_COLUMNS),

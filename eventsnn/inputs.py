@@ -268,11 +268,20 @@ def latency_events(image: np.ndarray, ticks: int) -> TickEvents:
     image: values x in 0..1, channels first. tick = floor((1 - x) * (ticks - 1) + 1/2): x = 1 fires in tick 0, a value
     just above 0 in the last tick. Raises ValueError for values outside 0..1.
     """
+    late, neuron = latencies(image, ticks)
+    tick = np.floor(late + 0.5).astype(np.int64)
+    order = np.argsort(tick, kind="stable")
+    return TickEvents(tick[order], neuron[order])
+
+
+def latencies(image: np.ndarray, ticks: int) -> tuple[np.ndarray, np.ndarray]:
+    """When each unit of an image that is not zero fires, (1 - x) (ticks - 1) as a fraction of ticks, and which it is.
+
+    In continuous time these are the times; `latency_events` rounds them to whole ticks. Errors as there.
+    """
     values = _unit_interval(image, "latency")
     neuron = np.flatnonzero(values)
-    tick = np.floor((1.0 - values[neuron]) * (ticks - 1) + 0.5).astype(np.int64)
-    order = np.argsort(tick, kind="stable")
-    return TickEvents(tick[order], neuron[order].astype(np.int64))
+    return (1.0 - values[neuron]) * (ticks - 1), neuron.astype(np.int64)
 
 
 def _unit_interval(image: np.ndarray, code: str) -> np.ndarray:

@@ -90,12 +90,18 @@ STAMP = int.from_bytes(hashlib.sha256(Path(kernels_sync.__file__).read_bytes()).
     T_DRIVE,  # first unit in Cells.drive, -1 for none
     T_ALARM,  # first unit in Cells.alarm, -1 for neurons that cannot cross by themselves
     T_UNTIL,  # first unit in Cells.until, -1 for neurons without refractory time
+    T_SIZE,
+    T_RECEPTORS,  # synaptic currents of a neuron
+    T_CURRENT,  # first of them in Cells.current, one block of units after the other; drives lie alike
+    T_SPREAD,  # outgoing connections whose synapses have delays of their own
     # Parameters, two columns each: where in Timing.real, and 0 for one number or 1 for one per unit.
     T_TAU,  # infinite without a leak
     _,
     T_REST,
     _,
     T_GAIN,
+    _,
+    T_RATE,  # what a steady input of 1 makes in a tick: of the membrane, or of the first current
     _,
     T_FIRE,  # the smallest membrane that fires: the threshold for >=, the next larger float for >
     _,
@@ -113,8 +119,29 @@ STAMP = int.from_bytes(hashlib.sha256(Path(kernels_sync.__file__).read_bytes()).
     _,
     T_REFRACTORY,
     _,
+    T_SYNAPSE,  # of the first current: decay and reach (dV/dt of a current of 1) per microsecond, jump, rate, start
+    _,
+    _,
+    _,
+    _,
+    _,
+    _,
+    _,
+    _,
+    _,
+    T_SYNAPSE_1,  # the same of the second
+    _,
+    _,
+    _,
+    _,
+    _,
+    _,
+    _,
+    _,
+    _,
     T_COLUMNS,
-) = range(28)
+) = range(54)
+SYN_DECAY, SYN_REACH, SYN_JUMP, SYN_RATE, SYN_START, SYN_COLUMNS = 0, 2, 4, 6, 8, 10  # columns from T_SYNAPSE on
 
 FLAG_SPIKES, FLAG_INTEGRATES, FLAG_FORWARDS = 1, 2, 4
 FLAG_PLAIN = 8  # spikes; one parameter set, nothing between arrivals: a vector loop
@@ -122,12 +149,16 @@ FLAG_ALIKE = 16  # spikes and leaks; one parameter set, never refractory
 FLAG_HARD, FLAG_DISCARD = 32, 64
 FLAG_CURRENT = 128  # arrivals are currents that last for a pulse
 FLAG_BIAS_PULSES = 256  # constants come as pulses of a stated period
+FLAG_SYNAPSE = 512  # arrivals reach the membrane through synaptic currents
+FLAG_HOLD = 1024  # the membrane stays where it is while refractory
+FLAG_WATCHED = 2048  # a readout whose crossing of a threshold ends the run
 
 # Columns of Queue.entry. What is below BIAS is a delivery: 2 x connection, + 1 for the end of its pulse.
 H_KEY, H_WHAT, H_ARG, H_COLUMNS = range(4)
 BIAS, CROSSING = 2**40, 2**41
 SEQUENCE_BITS = 44
-B_HEAD, B_TAIL, B_COUNT, B_REFERENCES, B_BIN, B_COLUMNS = range(6)  # B_BIN: -1 if emitted in an earlier interval
+# B_BIN: -1 if emitted in an earlier interval. B_NEXT: of a spike whose synapses have delays of their own, the next.
+B_HEAD, B_TAIL, B_COUNT, B_REFERENCES, B_BIN, B_NEXT, B_COLUMNS = range(7)
 E_UNIT, E_NEXT, E_COLUMNS = range(3)
 X_TIME, X_START, X_END, X_LAST, X_COLUMNS = range(5)  # State.clock; X_LAST: the last bin
 (
@@ -167,6 +198,8 @@ class Timing(NamedTuple):
     pop: Any  # (populations, T_COLUMNS) int64
     by_order: Any  # (populations,) int64: the population of each order
     delay: Any  # (connections,) float64 microseconds
+    own: Any  # (connections,) int64: where in `real` the delays of its synapses are, in the order of its runs; -1
+    lane: Any  # (connections,) int64: where in the register its contributions are added
     real: Any  # float64 parameters
     tick: Any  # float64, length of a bin of the account
     pulse: Any  # float64, length of a pulse, 0 for none
@@ -179,6 +212,7 @@ class Cells(NamedTuple):
     """Neurons, and what has arrived at one population in this instant."""
 
     v: Any  # membranes at `last`, units as in the plan
+    current: Any  # synaptic currents at `last`
     last: Any  # float64; below 0: never touched
     drive: Any  # float64 per microsecond
     until: Any  # float64, end of refractoriness
@@ -204,6 +238,7 @@ class Queue(NamedTuple):
     batch: Any  # (n, B_COLUMNS) int64, free ones linked by B_HEAD
     event: Any  # (n, E_COLUMNS) int64, free ones linked by E_NEXT
     value: Any  # (n,) of graded and multiple events
+    since: Any  # (batches,) float64: when a spike set out whose synapses have delays of their own
 
 
 class Books(NamedTuple):
@@ -365,7 +400,7 @@ def _new_batch(queue, at, b):
     row = queue.batch[batch]
     at[A_FREE_BATCH] = row[B_HEAD]
     at[A_FREE_BATCHES] -= 1
-    row[B_HEAD], row[B_TAIL], row[B_COUNT], row[B_REFERENCES], row[B_BIN] = -1, -1, 0, 0, b
+    row[B_HEAD], row[B_TAIL], row[B_COUNT], row[B_REFERENCES], row[B_BIN], row[B_NEXT] = -1, -1, 0, 0, b, 0
     return batch
 
 
@@ -445,12 +480,15 @@ def _membrane(plan, timing, cells, p, unit, now):
     since = max(cells.last[at], 0.0)
     v, drive = np.float64(cells.v[at]), _driven(timing, cells, p, unit)
     flags, until = timing.pop[p, T_FLAGS], timing.pop[p, T_UNTIL]
+    if flags & FLAG_SYNAPSE:
+        return _state_of(plan, timing, cells, p, unit, now)[0]
     if flags & FLAG_INTEGRATES:
         return _evolved(timing, p, unit, v, drive, now - since)
     floor = _parameter(timing, p, T_FLOOR, unit)  # each piece is monotonic, so its end tells
-    if until >= 0 and flags & FLAG_DISCARD and cells.until[until + unit] > since:
+    if until >= 0 and flags & (FLAG_DISCARD | FLAG_HOLD) and cells.until[until + unit] > since:
         rested = min(cells.until[until + unit], now)
-        v = max(_evolved(timing, p, unit, v, 0.0, rested - since), floor)
+        if not flags & FLAG_HOLD:
+            v = max(_evolved(timing, p, unit, v, 0.0, rested - since), floor)
         since = rested
     return max(_evolved(timing, p, unit, v, drive, now - since), floor)
 
@@ -463,8 +501,16 @@ def _crossing(plan, timing, cells, p, unit, now):
     until = timing.pop[p, T_UNTIL]
     if until >= 0 and cells.until[until + unit] > now:
         end = cells.until[until + unit]
-        v = _membrane(plan, timing, cells, p, unit, end)
+        if end == INFINITE:
+            return INFINITE
+        if not timing.pop[p, T_FLAGS] & FLAG_SYNAPSE:
+            v = _membrane(plan, timing, cells, p, unit, end)
         now = end
+    if timing.pop[p, T_FLAGS] & FLAG_SYNAPSE:
+        state = _state_of(plan, timing, cells, p, unit, now)
+        return (
+            now if state[0] >= fire else now + _first_crossing(_curve(timing, cells, p, unit, state), threshold, fire)
+        )
     if v >= fire:
         return now
     tau, beyond = _drift(timing, cells, p, unit)
@@ -518,6 +564,288 @@ def _due(timing, state, p):
     state.at[A_LOW] = min(state.at[A_LOW], order)
 
 
+# ------------------------------------------------------------------------------------------ membranes behind currents
+#
+# Between arrivals such a membrane is V(t) = V e^(-m t) + level (1 - e^(-m t)) + ramp t + sum_r a_r I_r(t), where m is
+# the rate of its leak, a_r what the current r makes of dV/dt beyond its steady part, l_r the rate that it decays with,
+# and I_r(t) = (e^(-m t) - e^(-l_r t)) / (l_r - m), or t e^(-m t) where the rates are equal. A curve is (V, m, level,
+# ramp, l_0, a_0, l_1, a_1): level is the value it ends at, ramp 0; without a leak level is 0, ramp the steady dV/dt.
+
+
+@_compiled
+def _currents(timing, cells, p, unit):
+    """The synaptic currents of a neuron as they are kept, 0 where there is no second one."""
+    pop = timing.pop[p]
+    place = pop[T_CURRENT] + unit
+    second = np.float64(cells.current[place + pop[T_SIZE]]) if pop[T_RECEPTORS] > 1 else 0.0
+    return np.float64(cells.current[place]), second
+
+
+@_compiled
+def _steady(timing, cells, p, unit, receptor):
+    """What a synaptic current is led to by a constant input or by pulses; 0 without them."""
+    pop = timing.pop[p]
+    if pop[T_DRIVE] < 0 or pop[T_FLAGS] & FLAG_BIAS_PULSES:
+        return 0.0
+    drive = cells.drive[pop[T_DRIVE] + receptor * pop[T_SIZE] + unit]
+    return drive / _parameter(timing, p, T_SYNAPSE + SYN_COLUMNS * receptor + SYN_DECAY, unit) if drive != 0 else 0.0
+
+
+@_compiled
+def _curve(timing, cells, p, unit, state):
+    """The curve of a membrane that stands at `state`: V and two currents."""
+    v, i_0, i_1 = state
+    two = timing.pop[p, T_RECEPTORS] > 1
+    tau, rest = _parameter(timing, p, T_TAU, unit), _parameter(timing, p, T_REST, unit)
+    l_0 = _parameter(timing, p, T_SYNAPSE + SYN_DECAY, unit)
+    reach = _parameter(timing, p, T_SYNAPSE + SYN_REACH, unit)
+    led = _steady(timing, cells, p, unit, 0)
+    steady, a_0, l_1, a_1 = reach * led, reach * (i_0 - led), l_0, 0.0
+    if two:
+        l_1 = _parameter(timing, p, T_SYNAPSE_1 + SYN_DECAY, unit)
+        reach, led = _parameter(timing, p, T_SYNAPSE_1 + SYN_REACH, unit), _steady(timing, cells, p, unit, 1)
+        steady, a_1 = steady + reach * led, reach * (i_1 - led)
+    if tau < INFINITE:
+        return v, 1 / tau, rest + steady * tau, 0.0, l_0, a_0, l_1, a_1
+    return v, 0.0, 0.0, steady, l_0, a_0, l_1, a_1
+
+
+@_compiled
+def _overlap(elapsed, x, y, decay_x, decay_y):
+    """I_r of the curve, with x = m t, y = l_r t, decay_x = e^-x and decay_y = e^-y; no digits cancel."""
+    d = y - x
+    if d > 0.5 or d < -0.5:
+        return elapsed * ((decay_x - decay_y) / d)
+    return elapsed * decay_x * (-math.expm1(-d) / d if d != 0 else 1.0)
+
+
+@_compiled
+def _along(curve, elapsed):
+    """V and dV/dt of a curve."""
+    v, m, level, ramp, l_0, a_0, l_1, a_1 = curve
+    x, y = m * elapsed, l_0 * elapsed
+    decay = math.exp(-x)
+    over_0 = _overlap(elapsed, x, y, decay, math.exp(-y))
+    value, slope = a_0 * over_0, -l_0 * a_0 * over_0
+    if a_1 != 0:
+        y = l_1 * elapsed
+        over_1 = _overlap(elapsed, x, y, decay, math.exp(-y))
+        value, slope = value + a_1 * over_1, slope - l_1 * a_1 * over_1
+    value += v * decay + ramp * elapsed
+    if level != 0:
+        value -= level * math.expm1(-x)
+    return value, slope + _slope(curve) * decay
+
+
+@_compiled
+def _slope(curve):
+    """dV/dt where a curve begins."""
+    v, m, level, ramp, _, a_0, _, a_1 = curve
+    return m * (level - v) + ramp + a_0 + a_1
+
+
+@_compiled
+def _turning(curve):
+    """Where V has its extrema: (how many, first, second). One current makes one at most, two make two."""
+    _, m, _, _, l_0, a_0, l_1, a_1 = curve
+    slope, b_0, b_1 = _slope(curve), l_0 * a_0, l_1 * a_1
+    if b_0 == 0 or b_1 == 0 or l_0 == l_1:
+        rate, b = (l_1, b_1) if b_0 == 0 else (l_0, b_0 + b_1 if l_0 == l_1 else b_0)
+        time = _single_turning(slope, b, rate - m)
+        return (1, time, INFINITE) if time < INFINITE else (0, INFINITE, INFINITE)
+    # dV/dt e^(m t) is monotonic on either side of the point where the two currents' decays balance
+    split = 0.0
+    if (b_0 < 0) != (b_1 < 0):
+        split = max(math.log(-b_0 / b_1) / (l_0 - l_1), 0.0)
+    here = slope if split == 0 else _along(curve, split)[1]
+    count, first, second = 0, INFINITE, INFINITE
+    if slope * here < 0:
+        count, first = 1, _zero_of_slope(curve, 0.0, split)
+    if here * _last_slope(curve) < 0:
+        end = 2 * max(split, 1 / max(m, l_0, l_1))
+        while _along(curve, end)[1] * here > 0 and end < 1e18:
+            end *= 2
+        time = _zero_of_slope(curve, split, end)
+        first, second = (time, second) if count == 0 else (first, time)
+        count += 1
+    return count, first, second
+
+
+@_compiled
+def _single_turning(slope, b, d):
+    """The zero of slope - b (1 - e^(-d t)) / d: the extremum with one current, in closed form."""
+    if b == 0 or slope / b <= 0:
+        return INFINITE
+    q = slope / b
+    if d == 0:
+        return q
+    return -math.log1p(-d * q) / d if d * q < 1 else INFINITE
+
+
+@_compiled
+def _last_slope(curve):
+    """A number with the sign that dV/dt ends with: of its slowest exponential."""
+    v, m, level, ramp, l_0, a_0, l_1, a_1 = curve
+    own = ramp if m == 0 else m * (level - v)
+    slowest, sign = m, 0.0
+    for rate, a in ((l_0, a_0), (l_1, a_1)):
+        d = rate - m
+        if d != 0:
+            own -= m * a / d
+            if rate < slowest:
+                slowest, sign = rate, rate * a / d
+        elif rate <= slowest:
+            slowest, sign = rate, -rate * a
+    return sign if sign != 0 else own
+
+
+@_compiled
+def _zero_of_slope(curve, low, high):
+    """Where dV/dt is 0 between two times at which its signs differ: Newton's steps, halving where one leads out."""
+    _, m, _, _, l_0, a_0, l_1, a_1 = curve
+    rising = _along(curve, high)[1] > 0
+    time = 0.5 * (low + high)
+    for _ in range(200):
+        slope = _along(curve, time)[1]
+        if (slope > 0) == rising:
+            high = time
+        else:
+            low = time
+        bend = -m * slope - l_0 * a_0 * math.exp(-l_0 * time) - l_1 * a_1 * math.exp(-l_1 * time)
+        following = time - slope / bend if bend != 0 else low
+        if not low < following < high:
+            following = 0.5 * (low + high)
+        if abs(following - time) <= 1e-15 * time:
+            break
+        time = following
+    return time
+
+
+@_compiled
+def _first_crossing(curve, threshold, fire):
+    """Time until a curve that begins below `fire` first reaches it; infinite for never.
+
+    V is monotonic between its extrema, so the first rising part that ends at or above `fire` holds the crossing.
+    """
+    v, m, level, ramp, l_0, a_0, l_1, a_1 = curve
+    if v == threshold and _slope(curve) > 0:
+        return 0.0
+    count, first, second = _turning(curve)
+    begin = 0.0
+    for k in range(count):
+        end = first if k == 0 else second
+        if _along(curve, end)[0] >= fire:
+            return _root(curve, begin, end, threshold)
+        begin = end
+    limit = level if m > 0 else v
+    for rate, a in ((l_0, a_0), (l_1, a_1)):
+        if a != 0 and rate == 0:
+            limit += a / m if m > 0 else math.copysign(INFINITE, a)
+        elif m == 0:
+            limit += a / rate
+    if (limit if ramp == 0 else ramp * INFINITE) <= threshold:
+        return INFINITE
+    slowest = m if m > 0 else max(l_0, l_1)
+    for rate, a in ((l_0, a_0), (l_1, a_1)):
+        slowest = min(slowest, rate) if a != 0 and rate > 0 else slowest
+    end = begin + (1 / slowest if slowest > 0 else 1.0)
+    while _along(curve, end)[0] < threshold:
+        if end > 1e18:
+            return INFINITE  # no nearer than rounding
+        begin, end = end, 2 * end
+    return _root(curve, begin, end, threshold)
+
+
+@_compiled
+def _root(curve, low, high, threshold):
+    """Where a curve that rises from `low` to `high` has the threshold: Newton's steps, halving where one leads out."""
+    time = _guess(curve, threshold)
+    if not low < time < high:
+        time = low
+    for _ in range(200):
+        value, slope = _along(curve, time)
+        if value >= threshold:
+            high = time
+        else:
+            low = time
+        following = time + (threshold - value) / slope if slope > 0 else low
+        if not low <= following <= high or following == time:
+            following = 0.5 * (low + high)
+        if following in (low, high) or abs(following - time) <= 2e-16 * time:
+            break
+        time = following
+    return high
+
+
+@_compiled
+def _guess(curve, threshold):
+    """The crossing in closed form, where there is one: no leak, or one time constant twice the other; else -1."""
+    v, m, level, ramp, rate, a, _, other = curve
+    if other != 0 or ramp != 0:
+        return -1.0
+    missing = threshold - v
+    if m == 0:
+        return -math.log1p(-missing * rate / a) / rate if rate > 0 and missing * rate < a else -1.0
+    slow, fast = min(m, rate), max(m, rate)
+    if abs(fast - 2 * slow) > 1e-9 * fast:
+        return -1.0
+    # with z = e^(-slow t) the curve is level + of_m z^(m/slow) - of_rate z^(rate/slow)
+    of_rate = a / (rate - m)
+    of_m = v - level + of_rate
+    linear, square = (of_m, -of_rate) if m < rate else (-of_rate, of_m)
+    constant = level - threshold
+    under = linear * linear - 4 * square * constant
+    if under < 0:
+        return -1.0
+    # the first crossing is a rising one: dV/dt = -slow z (linear + 2 square z) > 0, the root where that sum is -sqrt
+    root = math.sqrt(under)
+    z = (-linear - root) / (2 * square) if linear > 0 else 2 * constant / (-linear + root)
+    return -math.log(z) / slow if z > 0 else -1.0
+
+
+@_compiled
+def _state_of(plan, timing, cells, p, unit, now):
+    """V and the currents of a neuron at `now`, without what arrives in this instant."""
+    at = plan.pop[p, P_UNIT] + unit
+    since = max(cells.last[at], 0.0)
+    v, (i_0, i_1) = np.float64(cells.v[at]), _currents(timing, cells, p, unit)
+    until = timing.pop[p, T_UNTIL]
+    if until >= 0 and cells.until[until + unit] > since:  # it holds its membrane so long
+        rested = min(cells.until[until + unit], now)
+        i_0, i_1 = _decayed(timing, cells, p, unit, i_0, i_1, rested - since)
+        since = rested
+    if now <= since:
+        return v, i_0, i_1
+    after = _along(_curve(timing, cells, p, unit, (v, i_0, i_1)), now - since)[0]
+    i_0, i_1 = _decayed(timing, cells, p, unit, i_0, i_1, now - since)
+    return after, i_0, i_1
+
+
+@_compiled
+def _decayed(timing, cells, p, unit, i_0, i_1, elapsed):
+    """The currents of a neuron after `elapsed` microseconds without arrivals."""
+    led = _steady(timing, cells, p, unit, 0)
+    x = elapsed * _parameter(timing, p, T_SYNAPSE + SYN_DECAY, unit)
+    i_0 = i_0 * math.exp(-x) - (led * math.expm1(-x) if led != 0 else 0.0)
+    if timing.pop[p, T_RECEPTORS] > 1:
+        led = _steady(timing, cells, p, unit, 1)
+        x = elapsed * _parameter(timing, p, T_SYNAPSE_1 + SYN_DECAY, unit)
+        i_1 = i_1 * math.exp(-x) - (led * math.expm1(-x) if led != 0 else 0.0)
+    return i_0, i_1
+
+
+@_compiled
+def _settle(plan, timing, cells, p, unit, now):
+    """Bring a neuron's membrane and currents to `now`. Returns V; the caller says when it was (`_is_first`)."""
+    v, i_0, i_1 = _state_of(plan, timing, cells, p, unit, now)
+    pop = timing.pop[p]
+    cells.v[plan.pop[p, P_UNIT] + unit] = v
+    cells.current[pop[T_CURRENT] + unit] = i_0
+    if pop[T_RECEPTORS] > 1:
+        cells.current[pop[T_CURRENT] + pop[T_SIZE] + unit] = i_1
+    return v
+
+
 # -------------------------------------------------------------------------------------------------------- delivery
 
 
@@ -548,10 +876,10 @@ def _is_first(cells, place, now):
 
 
 @_compiled
-def _apply_rows(plan, state, c, position, count):
+def _apply_rows(plan, timing, state, c, position, count):
     """Add `count` events of one position, channels and values in scratch, by whole rows. Returns the additions."""
     con, cells, at, real, runs = plan.con[c], state.cells, state.at, plan.real, plan.runs
-    channel, value = cells.channel, cells.value
+    channel, value, lane = cells.channel, cells.value, timing.lane[c]
     place = con[C_POINTER] + position
     r0, r1 = plan.whole[place], plan.whole[place + 1]
     added = first = 0
@@ -570,9 +898,9 @@ def _apply_rows(plan, state, c, position, count):
             start, offset = shift + np.int64(runs[r, R_TARGET]), con[C_WEIGHT] + np.int64(runs[r, R_FIRST])
             length = np.int64(runs[r, R_LENGTH])
             if single:
-                _add_rows(cells.register, start, real, channel, value, first, last, con[C_ROW], offset, length)
+                _add_rows(cells.register, lane + start, real, channel, value, first, last, con[C_ROW], offset, length)
             else:
-                _mac_rows(cells.register, start, real, channel, value, first, last, con[C_ROW], offset, length)
+                _mac_rows(cells.register, lane + start, real, channel, value, first, last, con[C_ROW], offset, length)
             _touch(cells, at, start, length)
             added += length * (last - first)
         first = last
@@ -582,16 +910,22 @@ def _apply_rows(plan, state, c, position, count):
 @_compiled
 def _apply_singly(plan, timing, state, c, unit, value, now):
     """Add one event to the target's register, unit by unit. Returns (added, dropped)."""
+    con = plan.con[c]
+    place = con[C_POINTER] + (unit if con[C_OP] == OP_SPARSE else unit // plan.pop[con[C_SOURCE], P_CHANNELS])
+    return _apply_part(plan, timing, state, c, unit, value, now, plan.whole[place], plan.whole[place + 1])
+
+
+@_compiled
+def _apply_part(plan, timing, state, c, unit, value, now, first, end):
+    """`_apply_singly` for the runs from `first` to `end` of those of the unit."""
     con, cells, at, real, runs = plan.con[c], state.cells, state.at, plan.real, plan.runs
     channels = plan.pop[con[C_SOURCE], P_CHANNELS]
-    position = unit // channels
-    number = unit - position * channels
-    op, careful = con[C_OP], con[C_CAREFUL] and timing.pulse == 0
+    number = unit % channels
+    op, careful, lane = con[C_OP], con[C_CAREFUL] and timing.pulse == 0, timing.lane[c]
     origin = plan.whole[con[C_POINTER]]
-    place = con[C_POINTER] + (unit if op == OP_SPARSE else position)
     until = timing.pop[con[C_TARGET], T_UNTIL]
     added = dropped = 0
-    for r in range(plan.whole[place], plan.whole[place + 1]):
+    for r in range(first, end):
         start, weight, length = np.int64(runs[r, R_TARGET]), con[C_WEIGHT], 1
         if op == OP_RUNS:
             if con[C_GROUP_IN] > 0:
@@ -610,7 +944,7 @@ def _apply_singly(plan, timing, state, c, unit, value, now):
             amount = real[weight + i]
             if con[C_COEFFICIENT] >= 0:
                 amount *= real[con[C_COEFFICIENT] + r - origin]
-            cells.register[start + i] += amount if value == 1 else value * amount
+            cells.register[lane + start + i] += amount if value == 1 else value * amount
             added += 1
             _touch(cells, at, start + i, 1)
     return added, dropped
@@ -641,7 +975,7 @@ def _apply(plan, timing, state, c, event, ending, now):
         unit = queue.event[event, E_UNIT]
         if unit < first or unit >= first + channels:
             break
-    return _apply_rows(plan, state, c, position, count), 0, event
+    return _apply_rows(plan, timing, state, c, position, count), 0, event
 
 
 @_compiled
@@ -683,7 +1017,10 @@ def _deliver(plan, timing, state, c, batch, ending, now):
     spikes = timing.pop[p, T_FLAGS] & FLAG_SPIKES
     counting = books.taps.size > 0 and not ending
     added = dropped = pools = structural = repeated = 0
-    event = row[B_HEAD]
+    event, left = row[B_HEAD], False
+    if timing.own[c] >= 0:
+        added, dropped, left = _deliver_next(plan, timing, state, c, batch, ending, now)
+        event = -1
     while event >= 0:
         got, lost, following = _apply(plan, timing, state, c, event, ending, now)
         added += got
@@ -716,10 +1053,57 @@ def _deliver(plan, timing, state, c, batch, ending, now):
         if con[C_SYNOPS]:
             books.synops[b] += added
             state.at[A_SPENT] += added
-    _release(queue, state.at, batch)
+    if not left:
+        _release(queue, state.at, batch)
+    if timing.serial and timing.own[c] >= 0 and not _turn(plan, timing, state, con[C_TARGET], now):
+        return False
     if state.at[A_SEGMENTS] > 0:
         _due(timing, state, con[C_TARGET])
     return True
+
+
+@_compiled
+def _deliver_next(plan, timing, state, c, batch, ending, now):
+    """Deliver a spike to the synapses of one delay, and queue it for the next. Returns (added, dropped, any left)."""
+    queue = state.queue
+    row, con = queue.batch[batch], plan.con[c]
+    event = row[B_HEAD]
+    unit, value = queue.event[event, E_UNIT], queue.value[event]
+    place = con[C_POINTER] + unit
+    first, end = plan.whole[place] + row[B_NEXT], plan.whole[place + 1]
+    own = timing.own[c] - plan.whole[con[C_POINTER]]
+    behind = first
+    while behind < end and timing.real[own + behind] == timing.real[own + first]:
+        behind += 1
+    added, dropped = _apply_part(plan, timing, state, c, unit, -value if ending else value, now, first, behind)
+    row[B_NEXT] += behind - first
+    if behind < end:
+        time = queue.since[batch] + timing.real[own + behind]
+        _push(queue, state.at, time, 2 * timing.pop[con[C_TARGET], T_ORDER], 2 * c + ending, batch)
+    return added, dropped, behind < end
+
+
+@_compiled
+def _send_singly(plan, timing, state, c, batch, ending):
+    """Queue every spike of a batch by itself, on a connection whose synapses have delays of their own.
+
+    ending: microseconds that its pulse lasts, for the end of that pulse; else 0.
+    """
+    queue, at, con = state.queue, state.at, plan.con[c]
+    event = queue.batch[batch, B_HEAD]
+    while event >= 0:
+        unit = queue.event[event, E_UNIT]
+        place = con[C_POINTER] + unit
+        if plan.whole[place] < plan.whole[place + 1]:
+            single = _new_batch(queue, at, queue.batch[batch, B_BIN])
+            _append(queue, at, single, unit, queue.value[event])
+            queue.batch[single, B_REFERENCES] = 1
+            since = state.clock[X_TIME] + timing.delay[c] + ending
+            queue.since[single] = since
+            first = timing.own[c] + plan.whole[place] - plan.whole[con[C_POINTER]]
+            what = 2 * c + (ending > 0)
+            _push(queue, at, since + timing.real[first], 2 * timing.pop[con[C_TARGET], T_ORDER], what, single)
+        event = queue.event[event, E_NEXT]
 
 
 @_compiled
@@ -757,6 +1141,11 @@ def _announce(plan, timing, state, p, batch, now):
     for k in range(plan.pop[p, P_FIRST_OUT], plan.pop[p, P_LAST_OUT]):
         c = plan.whole[k]
         target = timing.pop[plan.con[c, C_TARGET]]
+        if timing.own[c] >= 0:
+            _send_singly(plan, timing, state, c, batch, 0.0)
+            if target[T_FLAGS] & FLAG_CURRENT:
+                _send_singly(plan, timing, state, c, batch, timing.pulse)
+            continue
         row[B_REFERENCES] += 1
         _push(queue, at, now + timing.delay[c], 2 * target[T_ORDER], 2 * c, batch)
         if target[T_FLAGS] & FLAG_CURRENT:
@@ -777,7 +1166,12 @@ def _fires(timing, cells, p, unit, v):
     """
     if v >= _parameter(timing, p, T_FIRE, unit):
         return True
-    return v == _parameter(timing, p, T_THRESHOLD, unit) and _drift(timing, cells, p, unit)[1] > 0
+    if v != _parameter(timing, p, T_THRESHOLD, unit):
+        return False
+    if timing.pop[p, T_FLAGS] & FLAG_SYNAPSE:
+        currents = _currents(timing, cells, p, unit)
+        return _slope(_curve(timing, cells, p, unit, (v, currents[0], currents[1]))) > 0
+    return _drift(timing, cells, p, unit)[1] > 0
 
 
 @_compiled
@@ -849,7 +1243,7 @@ def _turn_general(plan, timing, state, p, now):
             u = _membrane(plan, timing, cells, p, i, now)
             if flags & FLAG_CURRENT:
                 cells.drive[timing.pop[p, T_DRIVE] + i] += (
-                    _parameter(timing, p, T_GAIN, i) * cells.register[i] / timing.pulse
+                    _parameter(timing, p, T_RATE, i) * cells.register[i] / timing.pulse
                 )
             else:
                 u = max(u + _parameter(timing, p, T_GAIN, i) * cells.register[i], _parameter(timing, p, T_FLOOR, i))
@@ -876,7 +1270,11 @@ def _turn_crossed(plan, timing, state, p, now):
             continue  # something arrived in the same instant, and came first
         u = _parameter(timing, p, T_THRESHOLD, i)
         since = max(cells.last[base + i], 0.0)
-        if since == now or (until >= 0 and cells.until[until + i] == now):  # it was there before it could fire
+        if timing.pop[p, T_FLAGS] & FLAG_SYNAPSE:
+            v = _settle(plan, timing, cells, p, i, now)
+            if since == now or (until >= 0 and cells.until[until + i] == now):
+                u = max(u, v)
+        elif since == now or (until >= 0 and cells.until[until + i] == now):  # it was there before it could fire
             u = max(u, _membrane(plan, timing, cells, p, i, now))
         updated += _is_first(cells, base + i, now)
         if not _fire(plan, timing, state, p, i, u, now):
@@ -929,17 +1327,81 @@ def _turn_leaky(plan, timing, state, p, now):
 
 
 @_compiled
+def _turn_currents(plan, timing, state, p, now):
+    """Neurons with synaptic currents that something arrived at. Returns (updated, sound)."""
+    cells, at, base = state.cells, state.at, plan.pop[p, P_UNIT]
+    alarmed, until = timing.pop[p, T_ALARM], timing.pop[p, T_UNTIL]
+    updated = 0
+    for s in range(at[A_SEGMENTS]):
+        start, length = _taken(cells, s)
+        for i in range(start, start + length):
+            u = _settle(plan, timing, cells, p, i, now)
+            if alarmed >= 0 and cells.cross[alarmed + i] == -1.0:  # it crosses in this very instant
+                u = max(u, _parameter(timing, p, T_THRESHOLD, i))
+                cells.v[base + i] = u
+            _take_in(timing, cells, p, i)
+            updated += _is_first(cells, base + i, now)
+            free = until < 0 or cells.until[until + i] <= now
+            if free and _fires(timing, cells, p, i, u) and not _fire(plan, timing, state, p, i, u, now):
+                return updated, False
+            _set_alarm(plan, timing, state, p, i, now)
+    return updated, True
+
+
+@_compiled
+def _take_in(timing, cells, p, unit):
+    """Add what arrived at a neuron to its synaptic currents, or to what drives them for a pulse."""
+    pop = timing.pop[p]
+    size = pop[T_SIZE]
+    for r in range(pop[T_RECEPTORS]):
+        arrived = cells.register[r * size + unit]
+        cells.register[r * size + unit] = 0
+        column = T_SYNAPSE + SYN_COLUMNS * r
+        if pop[T_FLAGS] & FLAG_CURRENT:
+            rate = _parameter(timing, p, column + SYN_RATE, unit)
+            cells.drive[pop[T_DRIVE] + r * size + unit] += rate * arrived / timing.pulse
+        else:
+            cells.current[pop[T_CURRENT] + r * size + unit] += _parameter(timing, p, column + SYN_JUMP, unit) * arrived
+
+
+@_compiled
 def _add_up(plan, timing, state, p, now):
     """A readout takes what arrived. Returns the units updated."""
-    cells, base = state.cells, plan.pop[p, P_UNIT]
+    cells, base, flags = state.cells, plan.pop[p, P_UNIT], timing.pop[p, T_FLAGS]
     updated = 0
     for s in range(state.at[A_SEGMENTS]):
         start, length = _taken(cells, s)
         for i in range(start, start + length):
-            cells.v[base + i] = _membrane(plan, timing, cells, p, i, now) + cells.register[i]
-            cells.register[i] = 0
+            if flags & FLAG_SYNAPSE:
+                _settle(plan, timing, cells, p, i, now)
+                _take_in(timing, cells, p, i)
+            else:
+                u = _membrane(plan, timing, cells, p, i, now)
+                if flags & FLAG_CURRENT:
+                    drive = _parameter(timing, p, T_RATE, i) * cells.register[i] / timing.pulse
+                    cells.drive[timing.pop[p, T_DRIVE] + i] += drive
+                else:
+                    u += _parameter(timing, p, T_GAIN, i) * cells.register[i]
+                cells.v[base + i] = u
+                cells.register[i] = 0
             updated += _is_first(cells, base + i, now)
+            if flags & FLAG_WATCHED:
+                _set_alarm(plan, timing, state, p, i, now)
     return updated
+
+
+@_compiled
+def _reach_threshold(plan, timing, state, p, now):
+    """Readouts whose crossing is watched and has come: they stand at the threshold, exactly."""
+    cells, base = state.cells, plan.pop[p, P_UNIT]
+    for n in range(state.at[A_CROSSED]):
+        i = cells.crossed[n]
+        if cells.cross[timing.pop[p, T_ALARM] + i] == -1.0:
+            u = _membrane(plan, timing, cells, p, i, now)
+            if timing.pop[p, T_FLAGS] & FLAG_SYNAPSE:
+                _settle(plan, timing, cells, p, i, now)
+            cells.last[base + i] = now
+            cells.v[base + i] = max(u, _parameter(timing, p, T_THRESHOLD, i))
 
 
 @_compiled
@@ -982,11 +1444,14 @@ def _turn(plan, timing, state, p, now):
         return True
     if flags & FLAG_INTEGRATES:
         updated = _add_up(plan, timing, state, p, now)
+        _reach_threshold(plan, timing, state, p, now)
     else:
         if flags & FLAG_PLAIN:
             updated, sound = _turn_plain(plan, timing, state, p, now)
         elif flags & FLAG_ALIKE:
             updated, sound = _turn_leaky(plan, timing, state, p, now)
+        elif flags & FLAG_SYNAPSE:
+            updated, sound = _turn_currents(plan, timing, state, p, now)
         else:
             updated, sound = _turn_general(plan, timing, state, p, now)
         if sound and at[A_CROSSED] > 0:
@@ -1088,6 +1553,7 @@ def _begin(plan, timing, state, feed):
     at[:] = 0
     state.clock[X_TIME] = 0
     cells.v[:] = 0
+    cells.current[:] = 0
     cells.last[:] = -1
     cells.drive[:] = 0
     cells.until[:] = -1
@@ -1115,10 +1581,13 @@ def _begin(plan, timing, state, feed):
         for k in range(plan.pop[p, P_FIRST_OUT], plan.pop[p, P_LAST_OUT]):
             _image(plan, timing, state, plan.whole[k], feed)
     for p in range(len(plan.pop)):
-        if timing.pop[p, T_FLAGS] & FLAG_SPIKES:
+        if timing.pop[p, T_FLAGS] & (FLAG_SPIKES | FLAG_INTEGRATES):
             for i in range(plan.pop[p, P_SIZE]):
                 v = max(_parameter(timing, p, T_V0, i), _parameter(timing, p, T_FLOOR, i))
                 cells.v[plan.pop[p, P_UNIT] + i] = v
+                for r in range(timing.pop[p, T_RECEPTORS]):
+                    start = _parameter(timing, p, T_SYNAPSE + SYN_COLUMNS * r + SYN_START, i)
+                    cells.current[timing.pop[p, T_CURRENT] + r * plan.pop[p, P_SIZE] + i] = start
                 if timing.pop[p, T_ALARM] >= 0:
                     _set_alarm(plan, timing, state, p, i, 0.0)
         if timing.pop[p, T_FLAGS] & FLAG_BIAS_PULSES:
@@ -1133,21 +1602,22 @@ def _image(plan, timing, state, c, feed):
         _apply_singly(plan, timing, state, c, feed.pixel[n], feed.value[n], 0.0)
     place = timing.pop[target, T_DRIVE]
     flags = timing.pop[target, T_FLAGS]
-    direct = flags & FLAG_SPIKES and not flags & FLAG_BIAS_PULSES
     for i in range(plan.pop[target, P_SIZE]):
-        gain = _parameter(timing, target, T_GAIN, i) if direct else 1.0
-        cells.drive[place + i] += gain * cells.register[i] / timing.tick
+        rate = _parameter(timing, target, T_RATE, i) if not flags & FLAG_BIAS_PULSES else 1.0
+        cells.drive[place + i] += rate * cells.register[i] / timing.tick
         cells.register[i] = 0
         cells.span[i] = 0
     state.at[A_SEGMENTS] = 0
 
 
 @_compiled
-def _room(plan, state, p, emitted):
+def _room(plan, timing, state, p, emitted):
     """Whether a turn of population p that emits so many events fits into queue and record: RUNNING, FULL or GROW."""
     at, queue = state.at, state.queue
-    entries = 2 * (plan.pop[p, P_LAST_OUT] - plan.pop[p, P_FIRST_OUT]) + emitted + 2
-    if at[A_HEAP] + entries > len(queue.times) or at[A_FREE_EVENTS] <= emitted or at[A_FREE_BATCHES] <= 1:
+    singly = 2 * emitted * timing.pop[p, T_SPREAD]  # a spike by itself, and the end of its pulse
+    entries = 2 * (plan.pop[p, P_LAST_OUT] - plan.pop[p, P_FIRST_OUT]) + emitted + singly + 2
+    short = at[A_FREE_EVENTS] <= emitted + singly or at[A_FREE_BATCHES] <= 1 + singly
+    if short or at[A_HEAP] + entries > len(queue.times):
         return GROW
     if plan.pop[p, P_RECORD] and at[A_RECORDED] + emitted > len(state.record.value):
         return FULL
@@ -1163,7 +1633,7 @@ def _feed_in(plan, timing, state, feed, now):
         last += 1
     if last == first:
         return RUNNING
-    status = _room(plan, state, p, last - first)
+    status = _room(plan, timing, state, p, last - first)
     if status != RUNNING:
         return status
     batch = _new_batch(state.queue, at, at[A_BIN])
@@ -1203,7 +1673,7 @@ def _instant(plan, timing, state, policy, thresholds, scale, size):
             if timing.serial:  # its events are tested one by one
                 first = queue.entry[queue.references[0]]
                 left = queue.batch[first[H_ARG], B_COUNT] if first[H_WHAT] < BIAS else 1
-                status = _room(plan, state, target, left * plan.pop[target, P_SIZE])
+                status = _room(plan, timing, state, target, left * plan.pop[target, P_SIZE])
                 if status != RUNNING:
                     return status
             elif at[A_HEAP] + 2 > len(queue.times):
@@ -1218,7 +1688,7 @@ def _instant(plan, timing, state, policy, thresholds, scale, size):
                 _ring(timing, state, target, what - CROSSING, arg, now)
             continue
         p = timing.by_order[at[A_LOW]]
-        status = _room(plan, state, p, plan.pop[p, P_SIZE])
+        status = _room(plan, timing, state, p, plan.pop[p, P_SIZE])
         if status != RUNNING:
             return status
         cells.waiting[at[A_LOW]] = 0
@@ -1245,6 +1715,7 @@ def _left_in_flight(plan, timing, state):
         while event >= 0:
             unit = queue.event[event, E_UNIT]
             structural, _, pool = _fan(plan, c, unit)
+            structural -= queue.batch[batch, B_NEXT]
             books.in_flight[c, MAIN] += structural
             books.in_flight[c, POOL] += pool
             if plan.con[c, C_PLAIN] and queue.batch[batch, B_BIN] >= 0:

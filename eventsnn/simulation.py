@@ -19,6 +19,7 @@ from eventsnn.neurons import IF, Integrator, Neuron
 from eventsnn.parallel import map_chunks
 from eventsnn.watchdog import (
     Answers,
+    FirstCrossing,
     Fixed,
     Oracle,
     Policy,
@@ -247,7 +248,8 @@ def simulate(
     labels = _labels(labels, len(samples), output.size)
     worker: clocked.Worker | continuous.Worker
     if timed:
-        made = continuous.Made(network, dtype, ties, pulse, bias_period)
+        crossing = policy.theta if isinstance(policy, FirstCrossing) else None
+        made = continuous.Made(network, dtype, ties, pulse, bias_period, crossing)
         if state is not None:
             state.check(made, samples)
         wired = made.wired(recorded, membranes, None if state is None else state.wired)

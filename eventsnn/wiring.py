@@ -36,7 +36,7 @@ from eventsnn.network import (
     positions,
     spread,
 )
-from eventsnn.neurons import IF, LI, LIF, Gate, Input, Integrator, Parameter, Relay, Synapse
+from eventsnn.neurons import IF, LI, LIF, Current, Gate, Input, Integrator, Parameter, Relay, Synapse
 
 TILE = 256  # units a constant is repeated over, so that the fire pass runs in long vector loops
 
@@ -61,6 +61,9 @@ class Wiring(NamedTuple):
     tap_class: tuple[str, ...]  # per connection: ac, mac, identity, pool
     macs_input: int  # taps of one analog image on weights
     image_taps: np.ndarray  # (input size,) those of each unit whose weight is not zero, channels last
+    synapse_delays: dict[
+        int, np.ndarray
+    ]  # by connection whose synapses have their own: ticks, in the order of its runs
 
 
 def _receptors(population: Population) -> int:
@@ -132,83 +135,165 @@ class Pace(NamedTuple):
 
     timing: ka.Timing
     drives: int
+    currents: int
     alarms: int
     untils: int
 
 
 def time_of(
-    network: Network, wiring: Wiring, dtype: np.dtype, *, pulse: float, bias_period: float, serial: bool
+    network: Network,
+    wiring: Wiring,
+    dtype: np.dtype,
+    *,
+    pulse: float,
+    bias_period: float,
+    serial: bool,
+    crossing: float | None = None,
 ) -> Pace:
     """What continuous time adds to a wiring: delays, time constants and drives in microseconds.
 
     pulse: microseconds for which an event acts as a current, 0 for a jump. bias_period: microseconds between pulses
     that bring the constants of populations with several positions, 0 for constant drives. serial: see `simulate`.
+    crossing: a potential of a leaky output whose crossing is to be met, or None.
     """
     assert network.tick_seconds is not None
-    tick = whole_microseconds(network.tick_seconds)
-    real = _Pile(np.float64)
     depths, numbers = network.depths(), range(len(network.populations))
     by_order = sorted(numbers, key=lambda i: (depths[network.populations[i].name], i))
+    timer = _Timer(network, wiring, dtype, pulse, bias_period, crossing)
     pop = np.full((len(network.populations), ka.T_COLUMNS), -1, np.int64)
-    drives = alarms = untils = 0
     for i, population in enumerate(network.populations):
-        row, neuron, shape = pop[i], population.neuron, population.shape
-        row[ka.T_ORDER], row[ka.T_FLAGS] = by_order.index(i), 0
-        constant = _constant_input(network, population).astype(dtype) / tick
-        driven = bool(np.any(constant)) or any(
-            wiring.plan.con[j, k.C_ANALOG] for j, c in enumerate(network.connections) if c.target == population.name
-        )
-        if isinstance(neuron, Integrator):
-            row[ka.T_FLAGS] = ka.FLAG_INTEGRATES
-            row[ka.T_TAU : ka.T_TAU + 2] = _placed(real, shape, np.inf)
-        elif isinstance(neuron, Relay):
-            row[ka.T_FLAGS] = ka.FLAG_FORWARDS
-        elif isinstance(neuron, IF):
-            pulsed = driven and bias_period > 0 and positions(shape) > 1
-            constant = constant if pulsed else constant * _by_unit(np.asarray(neuron.gain, dtype), shape)
-            driven |= pulse > 0
-            threshold, fire, floor = _levels(neuron, dtype)
-            tau, rest = _tau(neuron, tick), neuron.rest if isinstance(neuron, LIF) else 0.0
-            leaks = bool(np.any(np.isfinite(tau)))
-            everywhere = [np.asarray(x, dtype) for x in (rest, neuron.v0)]
-            ready = any(np.any(spread(x, shape) >= spread(fire, shape)) for x in everywhere)
-            alone = (driven and not pulsed) or ready or neuron.refractory > 0
-            one_set = all(np.ndim(x) == 0 for x in (fire, neuron.subtracts, neuron.reset_value, neuron.gain, floor))
-            plain = one_set and not (alone or leaks or pulse)
-            alike = (
-                one_set and leaks and not pulse and all(np.ndim(x) == 0 for x in (tau, rest)) and not neuron.refractory
-            )
-            row[ka.T_FLAGS] = (
-                ka.FLAG_SPIKES
-                | (ka.FLAG_PLAIN if plain else 0)
-                | (ka.FLAG_ALIKE if alike else 0)
-                | (ka.FLAG_HARD if neuron.reset == "value" else 0)
-                | (ka.FLAG_DISCARD if neuron.discards else 0)
-                | (ka.FLAG_CURRENT if pulse else 0)
-                | (ka.FLAG_BIAS_PULSES if pulsed else 0)
-            )
-            if alone:
-                row[ka.T_ALARM], alarms = alarms, alarms + population.size
-            if neuron.refractory > 0:
-                row[ka.T_UNTIL], untils = untils, untils + population.size
-            parameters = (rest, neuron.gain, fire, threshold, neuron.subtracts, neuron.reset_value, floor, neuron.v0)
-            values = [tau, *(np.asarray(x, dtype) for x in parameters), constant, neuron.refractory * tick]
-            row[ka.T_TAU :] = [n for x in values for n in _placed(real, shape, x)]
-        if driven:
-            row[ka.T_DRIVE], drives = drives, drives + population.size
-            row[ka.T_CONSTANT : ka.T_CONSTANT + 2] = _placed(real, shape, constant)
+        pop[i, ka.T_ORDER] = by_order.index(i)
+        timer.fill(pop[i], population)
+    own = np.full(len(network.connections), -1, np.int64)
+    for j, ticks in wiring.synapse_delays.items():
+        own[j] = timer.real.add(ticks * timer.tick)
     timing = ka.Timing(
         pop=pop,
         by_order=np.array(by_order, np.int64),
-        delay=np.array([_delay(c, tick) for c in network.connections]),
-        real=real.array(),
-        tick=tick,
+        delay=np.array([_delay(c, timer.tick) for c in network.connections]),
+        own=own,
+        lane=np.array([(c.receptor or 0) * network[c.target].size for c in network.connections], np.int64),
+        real=timer.real.array(),
+        tick=timer.tick,
         pulse=float(pulse),
         period=float(bias_period),
         serial=serial,
         stamp=ka.STAMP,
     )
-    return Pace(timing, drives, alarms, untils)
+    return Pace(timing, timer.drives, timer.currents, timer.alarms, timer.untils)
+
+
+class _Timer:
+    """Fills the rows of `Timing.pop`."""
+
+    def __init__(
+        self,
+        network: Network,
+        wiring: Wiring,
+        dtype: np.dtype,
+        pulse: float,
+        bias_period: float,
+        crossing: float | None,
+    ):
+        self.network, self.dtype, self.pulse, self.bias_period = network, dtype, pulse, bias_period
+        self.crossing = crossing
+        assert network.tick_seconds is not None
+        self.tick = whole_microseconds(network.tick_seconds)
+        self.real = _Pile(np.float64)
+        self.analog = {c.target for j, c in enumerate(network.connections) if wiring.plan.con[j, k.C_ANALOG]}
+        self.spread = [network.connections[j].source for j in wiring.synapse_delays]
+        self.drives = self.currents = self.alarms = self.untils = 0
+
+    def fill(self, row: np.ndarray, population: Population) -> None:
+        """All of a row but the order."""
+        neuron = population.neuron
+        row[ka.T_FLAGS], row[ka.T_SIZE], row[ka.T_RECEPTORS] = 0, population.size, 0
+        row[ka.T_SPREAD] = self.spread.count(population.name)
+        if isinstance(neuron, Relay):
+            row[ka.T_FLAGS] = ka.FLAG_FORWARDS
+        elif isinstance(neuron, IF | Integrator):
+            self._cell(row, population, neuron)
+
+    def _cell(self, row: np.ndarray, population: Population, cell: IF | Integrator) -> None:
+        shape, name, tick = population.shape, population.name, self.tick
+        readout, synapse = isinstance(cell, Integrator), cell if isinstance(cell, Synapse) else None
+        watched = isinstance(cell, LI) and self.crossing is not None and name == self.network.output
+        # a readout is a neuron without spikes; a watched one has a threshold at which the run ends
+        level = self.crossing if watched and self.crossing is not None else math.inf
+        neuron = cell if isinstance(cell, IF) else IF(threshold=level)
+        one = cell if isinstance(cell, IF | LI) else LI(alpha=1.0)  # what sums up does not leak
+        v0, gain, input_rate, rest = one.v0, one.gain, one.input_rate, getattr(one, "rest", 0.0)
+        if synapse is not None:
+            current = synapse.current(0)
+            gain, input_rate = current.gain_syn, current.syn_rate
+        rate = _per_tick(gain, input_rate, tick)
+        constant = _constant_input(self.network, population).astype(self.dtype) / tick
+        driven = bool(np.any(constant)) or name in self.analog
+        pulsed = driven and self.bias_period > 0 and positions(shape) > 1 and not readout
+        if not pulsed:
+            constant = constant * _by_unit(np.asarray(rate, self.dtype), shape)
+        elif input_rate is not None:  # the turn multiplies by the gain
+            constant = constant * _by_unit(np.asarray(rate) / np.asarray(gain), shape)
+        for_pulse = self.pulse > 0 and not (readout and not isinstance(cell, LI))
+        driven |= for_pulse
+        threshold, fire, floor = _levels(neuron, self.dtype)
+        tau = _tau(cell, tick)
+        leaks = bool(np.any(np.isfinite(tau)))
+        everywhere = [np.asarray(x, self.dtype) for x in (rest, v0)]
+        ready = any(np.any(spread(x, shape) >= spread(fire, shape)) for x in everywhere)
+        alone = watched or (
+            not readout and ((driven and not pulsed) or ready or neuron.refractory > 0 or synapse is not None)
+        )
+        one_set = all(np.ndim(x) == 0 for x in (fire, neuron.subtracts, neuron.reset_value, gain, floor))
+        one_set = one_set and not (for_pulse or readout or synapse)
+        alike = leaks and all(np.ndim(x) == 0 for x in (tau, rest)) and not neuron.refractory
+        row[ka.T_FLAGS] = (
+            (ka.FLAG_INTEGRATES if readout else ka.FLAG_SPIKES)
+            | (ka.FLAG_PLAIN if one_set and not (alone or leaks) else 0)
+            | (ka.FLAG_ALIKE if one_set and alike else 0)
+            | (ka.FLAG_HARD if neuron.reset == "value" else 0)
+            | (ka.FLAG_DISCARD if neuron.discards else 0)
+            | (ka.FLAG_HOLD if neuron.holds else 0)
+            | (ka.FLAG_CURRENT if for_pulse else 0)
+            | (ka.FLAG_BIAS_PULSES if pulsed else 0)
+            | (ka.FLAG_SYNAPSE if synapse else 0)
+            | (ka.FLAG_WATCHED if watched else 0)
+        )
+        receptors = synapse.receptors if synapse else 1
+        if alone:
+            row[ka.T_ALARM], self.alarms = self.alarms, self.alarms + population.size
+        if neuron.refractory > 0:
+            row[ka.T_UNTIL], self.untils = self.untils, self.untils + population.size
+        if driven:
+            row[ka.T_DRIVE], self.drives = self.drives, self.drives + receptors * population.size
+        parameters = (rest, gain, rate, fire, threshold, neuron.subtracts, neuron.reset_value, floor, v0)
+        values: list[Parameter] = [tau, *(np.asarray(x, self.dtype) for x in parameters), constant]
+        values.append(neuron.refractory * tick)
+        row[ka.T_TAU : ka.T_SYNAPSE] = [n for x in values for n in _placed(self.real, shape, x)]
+        if synapse is not None:
+            row[ka.T_RECEPTORS], row[ka.T_CURRENT] = receptors, self.currents
+            self.currents += receptors * population.size
+            for r in range(receptors):
+                column = ka.T_SYNAPSE + ka.SYN_COLUMNS * r
+                values = self._current(one, synapse.current(r))
+                row[column : column + ka.SYN_COLUMNS] = [n for x in values for n in _placed(self.real, shape, x)]
+
+    def _current(self, cell: IF | LI, current: Current) -> list[Parameter]:
+        """Decay, reach, jump, rate and start of a synaptic current."""
+        tick = self.tick
+        assert isinstance(cell, LIF | LI)
+        with np.errstate(divide="ignore"):
+            decay = 1 / _time_constant(current.alpha_syn, current.tau_syn, cell.alpha_from, tick)
+        if cell.input_rate is None:
+            reach = (np.asarray(cell.gain) + np.asarray(current.gain_old)) / tick
+        else:
+            reach = np.asarray(cell.input_rate) * 1e-6
+        return [decay, reach, current.gain_syn, _per_tick(current.gain_syn, current.syn_rate, tick), current.i0]
+
+
+def _per_tick(gain: Parameter, rate: Parameter | None, tick: float) -> Parameter:
+    """What a steady input of 1 makes in a tick of so many microseconds: the gain, or what a rate per second says."""
+    return gain if rate is None else np.asarray(rate) * (tick * 1e-6)
 
 
 def whole_microseconds(seconds: float) -> float:
@@ -222,15 +307,20 @@ def _delay(c: Connection, tick: float) -> float:
     return c.delay * tick if c.delay_seconds is None else whole_microseconds(c.delay_seconds)
 
 
-def _tau(neuron: IF, tick: float) -> np.ndarray:
-    """Time constants in microseconds, infinite where nothing leaks."""
-    if not isinstance(neuron, LIF):
+def _tau(cell: IF | Integrator, tick: float) -> np.ndarray:
+    """Time constants of membranes in microseconds, infinite where nothing leaks."""
+    if not isinstance(cell, LIF | LI):
         return np.asarray(np.inf)
-    if neuron.tau is not None:
-        return np.asarray(neuron.tau, np.float64) * 1e6
-    alpha = np.asarray(neuron.alpha, np.float64)
+    return _time_constant(cell.alpha, cell.tau, cell.alpha_from, tick)
+
+
+def _time_constant(alpha: Parameter, tau: Parameter | None, alpha_from: str, tick: float) -> np.ndarray:
+    """A time constant in microseconds: what is given in seconds, else what the factor kept in a tick makes."""
+    if tau is not None:
+        return np.asarray(tau, np.float64) * 1e6
+    alpha = np.asarray(alpha, np.float64)
     with np.errstate(divide="ignore"):
-        return tick / (1 - alpha) if neuron.alpha_from == "euler" else tick / np.abs(np.log(alpha))
+        return tick / (1 - alpha) if alpha_from == "euler" else tick / np.abs(np.log(alpha))
 
 
 def _constant_input(network: Network, population: Population) -> np.ndarray:
@@ -317,6 +407,7 @@ class _Builder:
         self.real, self.whole, self.runs = _Pile(floating), _Pile(np.int64), _Pile(np.int32)
         self.currents = self.extras = self.lasting = self.touched = self.marked = self.stamps = 0
         self.claimed: dict[int, int] = {}  # register entries by depth
+        self.synapse_delays: dict[int, np.ndarray] = {}
         self.whole_positions = np.zeros(len(parts), bool)  # an event reaches all channels or none
 
     def build(self) -> Wiring:
@@ -388,6 +479,7 @@ class _Builder:
             potential_columns=columns,
             tap_class=tuple(classes[self.book.index(j)] for j in range(len(network.connections))),
             macs_input=sum(int(_unit_taps(plan, j, "structural").sum()) for j in images),
+            synapse_delays=self.synapse_delays,
             image_taps=sum((_unit_taps(plan, j, "effective") for j in images), np.zeros(network.input.size, np.int64)),
         )
 
@@ -555,7 +647,7 @@ class _Builder:
             self._units(row, c, source)
             differs, kind = False, "pool" if pools else "identity"
         elif isinstance(c.op, Identity | Sparse):
-            differs = self._sparse(row, c, source, target)
+            differs = self._sparse(j, c, source, target)
             kind = ("pool" if pools else "identity") if isinstance(c.op, Identity) else "ac"
         else:
             differs = self._runs(j, c, source)
@@ -659,8 +751,12 @@ class _Builder:
         row[k.C_REACH] = self.whole.add(base + np.concatenate([[0], np.cumsum(counts)]))
         row[k.C_INNER] = self.whole.add(inner)
 
-    def _sparse(self, row: np.ndarray, c: Connection, source: Population, target: Population) -> bool:
-        """A list of synapses per source unit, from a `Sparse` operation or an identity behind `Flatten`."""
+    def _sparse(self, j: int, c: Connection, source: Population, target: Population) -> bool:
+        """A list of synapses per source unit, from a `Sparse` operation or an identity behind `Flatten`.
+
+        Those with delays of their own are sorted by them, so that a spike meets them in time.
+        """
+        row = self.con[j]
         before = _compose(c.before, source.shape)
         if isinstance(c.op, Sparse):
             shape, weight, ends = c.op.shape, np.asarray(c.op.weight, np.float64), c.op.target
@@ -691,6 +787,11 @@ class _Builder:
             np.arange(main.source.size),
             carry_first=True,
         )
+        if isinstance(c.op, Sparse) and c.op.delay is not None:
+            own = np.asarray(c.op.delay, np.float64)[synapse[which]]
+            order = np.lexsort((own, main.source[which]))
+            self.synapse_delays[j], which = own[order], which[order]
+            behind = Taps(*(a[order] for a in behind))
         ends = (main.target[which] // width + after.channel_shift) * positions(after.shape) + behind.target
         common = _common(behind.coefficient)
         amounts = weight[synapse[which]]
