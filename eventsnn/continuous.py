@@ -373,6 +373,8 @@ class Worker:
                 fired=np.zeros((largest, 2), np.int64),
                 crossed=np.zeros(largest, np.int64),
                 waiting=np.zeros(len(self.network.populations), np.uint8),
+                epoch=np.zeros(len(self.network.populations)),
+                ahead=np.zeros(len(self.network.populations)),
             ),
             queue=ka.Queue(
                 times=np.zeros(entries),

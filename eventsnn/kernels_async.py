@@ -119,6 +119,8 @@ STAMP = int.from_bytes(hashlib.sha256(Path(kernels_sync.__file__).read_bytes()).
     _,
     T_REFRACTORY,
     _,
+    T_LOOK,  # how far crossings are looked for ahead
+    _,
     T_SYNAPSE,  # of the first current: decay and reach (dV/dt of a current of 1) per microsecond, jump, rate, start
     _,
     _,
@@ -140,7 +142,7 @@ STAMP = int.from_bytes(hashlib.sha256(Path(kernels_sync.__file__).read_bytes()).
     _,
     _,
     T_COLUMNS,
-) = range(54)
+) = range(56)
 SYN_DECAY, SYN_REACH, SYN_JUMP, SYN_RATE, SYN_START, SYN_COLUMNS = 0, 2, 4, 6, 8, 10  # columns from T_SYNAPSE on
 
 FLAG_SPIKES, FLAG_INTEGRATES, FLAG_FORWARDS = 1, 2, 4
@@ -152,10 +154,11 @@ FLAG_BIAS_PULSES = 256  # constants come as pulses of a stated period
 FLAG_SYNAPSE = 512  # arrivals reach the membrane through synaptic currents
 FLAG_HOLD = 1024  # the membrane stays where it is while refractory
 FLAG_WATCHED = 2048  # a readout whose crossing of a threshold ends the run
+FLAG_MODES = 4096  # one parameter set, reset to a value, no steady input: kept as decaying modes, see `_turn_modes`
 
 # Columns of Queue.entry. What is below BIAS is a delivery: 2 x connection, + 1 for the end of its pulse.
 H_KEY, H_WHAT, H_ARG, H_COLUMNS = range(4)
-BIAS, CROSSING = 2**40, 2**41
+BIAS, LOOK, CROSSING = 2**40, 2**40 + 2**32, 2**41  # + population, + population, + alarm
 SEQUENCE_BITS = 44
 # B_BIN: -1 if emitted in an earlier interval. B_NEXT: of a spike whose synapses have delays of their own, the next.
 B_HEAD, B_TAIL, B_COUNT, B_REFERENCES, B_BIN, B_NEXT, B_COLUMNS = range(7)
@@ -189,6 +192,7 @@ X_TIME, X_START, X_END, X_LAST, X_COLUMNS = range(5)  # State.clock; X_LAST: the
 
 RUNNING, STOPPED, HORIZON, FULL, RUNAWAY, GROW, STALE = range(7)
 INFINITE = np.inf
+LOOK_TOGETHER = 16  # neurons kept as modes that are looked at in one vector
 COMPACT_FROM = 64  # alarms are swept out of heaps that hold more than this
 
 
@@ -227,6 +231,8 @@ class Cells(NamedTuple):
     fired: Any  # (n, 2) int64: unit, multiplicity; the spikes of this turn
     crossed: Any  # int64, units whose alarm rang
     waiting: Any  # uint8 by order: a turn is due
+    epoch: Any  # float64 by population: when its modes had the size they are kept in
+    ahead: Any  # float64 by population: crossings are known until then; below 0: none can come without an arrival
 
 
 class Queue(NamedTuple):
@@ -480,6 +486,10 @@ def _membrane(plan, timing, cells, p, unit, now):
     since = max(cells.last[at], 0.0)
     v, drive = np.float64(cells.v[at]), _driven(timing, cells, p, unit)
     flags, until = timing.pop[p, T_FLAGS], timing.pop[p, T_UNTIL]
+    if flags & FLAG_MODES:
+        if until >= 0 and cells.until[until + unit] > now:
+            return _parameter(timing, p, T_RESET, unit)
+        return _sum_of_modes(plan, timing, cells, p, unit, now)[0]
     if flags & FLAG_SYNAPSE:
         return _state_of(plan, timing, cells, p, unit, now)[0]
     if flags & FLAG_INTEGRATES:
@@ -925,6 +935,22 @@ def _apply_part(plan, timing, state, c, unit, value, now, first, end):
     origin = plan.whole[con[C_POINTER]]
     until = timing.pop[con[C_TARGET], T_UNTIL]
     added = dropped = 0
+    if op == OP_SPARSE and con[C_COEFFICIENT] < 0:
+        weight, targets = real[con[C_WEIGHT] - origin + first :], runs[first:end, R_TARGET]
+        register, span, starts = cells.register[lane:], cells.span, cells.starts
+        deaf_until, segments = cells.until[max(until, 0) :], at[A_SEGMENTS]
+        for k in range(end - first):
+            target = np.int64(targets[k])
+            if careful and deaf_until[target] >= now:
+                continue
+            register[target] += weight[k] * value
+            if span[target] == 0:
+                span[target] = 1
+                starts[segments] = target
+                segments += 1
+            added += 1
+        at[A_SEGMENTS] = segments
+        return added, end - first - added
     for r in range(first, end):
         start, weight, length = np.int64(runs[r, R_TARGET]), con[C_WEIGHT], 1
         if op == OP_RUNS:
@@ -1084,6 +1110,18 @@ def _deliver_next(plan, timing, state, c, batch, ending, now):
 
 
 @_compiled
+def _has_synapses(plan, queue, c, batch):
+    """Whether any spike of a batch has a synapse in a list of them: a population may have several such lists."""
+    event = queue.batch[batch, B_HEAD]
+    while event >= 0:
+        place = plan.con[c, C_POINTER] + queue.event[event, E_UNIT]
+        if plan.whole[place] < plan.whole[place + 1]:
+            return True
+        event = queue.event[event, E_NEXT]
+    return False
+
+
+@_compiled
 def _send_singly(plan, timing, state, c, batch, ending):
     """Queue every spike of a batch by itself, on a connection whose synapses have delays of their own.
 
@@ -1141,6 +1179,8 @@ def _announce(plan, timing, state, p, batch, now):
     for k in range(plan.pop[p, P_FIRST_OUT], plan.pop[p, P_LAST_OUT]):
         c = plan.whole[k]
         target = timing.pop[plan.con[c, C_TARGET]]
+        if plan.con[c, C_OP] == OP_SPARSE and not _has_synapses(plan, queue, c, batch):
+            continue
         if timing.own[c] >= 0:
             _send_singly(plan, timing, state, c, batch, 0.0)
             if target[T_FLAGS] & FLAG_CURRENT:
@@ -1168,7 +1208,7 @@ def _fires(timing, cells, p, unit, v):
         return True
     if v != _parameter(timing, p, T_THRESHOLD, unit):
         return False
-    if timing.pop[p, T_FLAGS] & FLAG_SYNAPSE:
+    if timing.pop[p, T_FLAGS] & FLAG_SYNAPSE:  # kept as they are: the reset of modes is to a value, below
         currents = _currents(timing, cells, p, unit)
         return _slope(_curve(timing, cells, p, unit, (v, currents[0], currents[1]))) > 0
     return _drift(timing, cells, p, unit)[1] > 0
@@ -1364,6 +1404,316 @@ def _take_in(timing, cells, p, unit):
             cells.current[pop[T_CURRENT] + r * size + unit] += _parameter(timing, p, column + SYN_JUMP, unit) * arrived
 
 
+# ----------------------------------------------------------------------------------------------------- decaying modes
+#
+# Neurons of one kind without steady input: V(t) = rest + M e^(-m t) + sum_r k_r g_r e^(-l_r t), with k_r = reach / (m -
+# l_r), is a sum of modes that decay by themselves. Each is kept as it would have been at `epoch`, so that it changes at
+# arrivals alone, and one exponential for each mode serves all neurons of an instant. Nor is a crossing predicted at
+# every arrival: up to `ahead` each mode lies between its values now and then, so a sum of the larger ones below
+# threshold rules it out. Only where it does not, the crossing is computed; at `ahead` all neurons are looked at anew.
+# The modes of a refractory neuron are those it will have when that time is over.
+
+
+@_compiled
+def _rates(timing, p):
+    """Decay of the membrane and of two currents, and k_r: what V has of the currents; 0 where there is none."""
+    tau, count = _parameter(timing, p, T_TAU, 0), timing.pop[p, T_RECEPTORS]
+    m = 1 / tau if tau < INFINITE else 0.0
+    l_0 = l_1 = k_0 = k_1 = 0.0
+    if count > 0:
+        l_0 = _parameter(timing, p, T_SYNAPSE + SYN_DECAY, 0)
+        k_0 = _parameter(timing, p, T_SYNAPSE + SYN_REACH, 0) / (m - l_0)
+    if count > 1:
+        l_1 = _parameter(timing, p, T_SYNAPSE_1 + SYN_DECAY, 0)
+        k_1 = _parameter(timing, p, T_SYNAPSE_1 + SYN_REACH, 0) / (m - l_1)
+    return m, l_0, l_1, k_0, k_1
+
+
+@_compiled
+def _modes(plan, timing, cells, p, unit):
+    """The modes of a neuron as they are kept: of the membrane, and the currents."""
+    g_0 = g_1 = 0.0
+    if timing.pop[p, T_RECEPTORS] > 0:
+        g_0, g_1 = _currents(timing, cells, p, unit)
+    return np.float64(cells.v[plan.pop[p, P_UNIT] + unit]), g_0, g_1
+
+
+@_compiled
+def _sum_of_modes(plan, timing, cells, p, unit, time):
+    """V, the membrane's mode and the currents of a neuron at a time from which on its modes hold."""
+    m, l_0, l_1, k_0, k_1 = _rates(timing, p)
+    own, g_0, g_1 = _modes(plan, timing, cells, p, unit)
+    elapsed = time - cells.epoch[p]
+    own = own * math.exp(-m * elapsed)
+    if l_0 != 0:
+        g_0 *= math.exp(-l_0 * elapsed)
+    if l_1 != 0:
+        g_1 *= math.exp(-l_1 * elapsed)
+    return _parameter(timing, p, T_REST, 0) + own + k_0 * g_0 + k_1 * g_1, own, g_0, g_1
+
+
+@_compiled
+def _begin_modes(plan, timing, state, p):
+    """Turn membranes and currents at time 0 into modes, and look ahead from there."""
+    cells = state.cells
+    _, _, _, k_0, k_1 = _rates(timing, p)
+    rest = _parameter(timing, p, T_REST, 0)
+    for i in range(plan.pop[p, P_SIZE]):
+        v, g_0, g_1 = _modes(plan, timing, cells, p, i)
+        cells.v[plan.pop[p, P_UNIT] + i] = v - rest - k_0 * g_0 - k_1 * g_1
+    cells.ahead[p] = 0
+    _push(state.queue, state.at, 0.0, 2 * timing.pop[p, T_ORDER], LOOK + p, 0)
+
+
+@_compiled
+def _renew(plan, timing, cells, p, now):
+    """Keep the modes as they are now, when they have decayed so far that exponentials of the time would lose digits."""
+    m, l_0, l_1, _, _ = _rates(timing, p)
+    elapsed = now - cells.epoch[p]
+    if elapsed * max(m, l_0, l_1) < 8:
+        return
+    cells.epoch[p] = now
+    size, base = plan.pop[p, P_SIZE], plan.pop[p, P_UNIT]
+    decay = math.exp(-m * elapsed)
+    for i in range(size):
+        cells.v[base + i] *= decay
+    for r in range(timing.pop[p, T_RECEPTORS]):
+        decay = math.exp(-(l_0 if r == 0 else l_1) * elapsed)
+        first = timing.pop[p, T_CURRENT] + r * size
+        for i in range(first, first + size):
+            cells.current[i] *= decay
+
+
+@_compiled
+def _look_ahead(plan, timing, state, p, now):
+    """Find the crossings of the next stretch of time, and look again at its end if one may come later by itself."""
+    cells, size, base = state.cells, plan.pop[p, P_SIZE], plan.pop[p, P_UNIT]
+    _renew(plan, timing, cells, p, now)
+    m, l_0, l_1, k_0, k_1 = _rates(timing, p)
+    step = _parameter(timing, p, T_LOOK, 0)
+    missing = _parameter(timing, p, T_THRESHOLD, 0) - _parameter(timing, p, T_REST, 0)
+    elapsed = now - cells.epoch[p]
+    here, here_0, here_1 = math.exp(-m * elapsed), k_0 * math.exp(-l_0 * elapsed), k_1 * math.exp(-l_1 * elapsed)
+    later, later_0, later_1 = here * math.exp(-m * step), here_0 * math.exp(-l_0 * step), here_1 * math.exp(-l_1 * step)
+    cells.ahead[p] = now + step
+    own, receptors = cells.v[base : base + size], timing.pop[p, T_RECEPTORS]
+    first = max(timing.pop[p, T_CURRENT], 0)
+    g_0 = cells.current[first : first + size * (receptors > 0)]
+    g_1 = cells.current[first + size * (receptors > 1) : first + 2 * size * (receptors > 1)]
+    awake = False
+    for begin in range(0, size, LOOK_TOGETHER):
+        end = min(begin + LOOK_TOGETHER, size)
+        over, ever = False, False
+        if receptors == 0:
+            for i in range(begin, end):
+                mode = own[i] * (here if own[i] > 0 else later)  # the larger of both
+                over |= mode >= missing
+                ever |= (mode if mode > 0 else 0.0) >= missing
+        elif receptors == 1:
+            for i in range(begin, end):
+                mode = own[i] * (here if own[i] > 0 else later)
+                current = g_0[i] * (here_0 if k_0 * g_0[i] > 0 else later_0)
+                over |= mode + current >= missing
+                ever |= (mode if mode > 0 else 0.0) + (current if current > 0 else 0.0) >= missing
+        else:
+            for i in range(begin, end):
+                mode = own[i] * (here if own[i] > 0 else later)
+                current = g_0[i] * (here_0 if k_0 * g_0[i] > 0 else later_0)
+                other = g_1[i] * (here_1 if k_1 * g_1[i] > 0 else later_1)
+                over |= mode + current + other >= missing
+                ever |= (
+                    (mode if mode > 0 else 0.0) + (current if current > 0 else 0.0) + (other if other > 0 else 0.0)
+                ) >= missing
+        awake |= ever
+        if over:
+            for i in range(begin, end):
+                bound = own[i] * (here if own[i] > 0 else later)
+                if receptors > 0:
+                    bound += g_0[i] * (here_0 if k_0 * g_0[i] > 0 else later_0)
+                if receptors > 1:
+                    bound += g_1[i] * (here_1 if k_1 * g_1[i] > 0 else later_1)
+                if bound >= missing:
+                    _foresee(plan, timing, state, p, i, now)
+    if awake:
+        _push(state.queue, state.at, now + step, 2 * timing.pop[p, T_ORDER], LOOK + p, 0)
+    else:
+        cells.ahead[p] = -1
+
+
+@_compiled
+def _foresee(plan, timing, state, p, unit, now):
+    """Compute a neuron's crossing; one that lies beyond `ahead` will be found again."""
+    cells = state.cells
+    until, begin = timing.pop[p, T_UNTIL], now
+    if until >= 0 and cells.until[until + unit] > now:
+        begin = cells.until[until + unit]
+    time = INFINITE
+    if begin <= cells.ahead[p]:
+        v, own, g_0, g_1 = _sum_of_modes(plan, timing, cells, p, unit, begin)
+        threshold, fire = _parameter(timing, p, T_THRESHOLD, 0), _parameter(timing, p, T_FIRE, 0)
+        if v >= fire:
+            time = begin
+        elif timing.pop[p, T_FLAGS] & FLAG_SYNAPSE:
+            m, l_0, l_1, k_0, k_1 = _rates(timing, p)
+            rest = _parameter(timing, p, T_REST, 0)
+            time = _while_rising(m, l_0, l_1, own, k_0 * g_0, k_1 * g_1, threshold - rest, cells.ahead[p] - begin)
+            if time < 0:
+                time = _first_crossing(_curve(timing, cells, p, unit, (v, g_0, g_1)), threshold, fire)
+            time += begin
+        else:
+            tau, beyond = _drift(timing, cells, p, unit)
+            if beyond > 0:
+                time = begin + tau * math.log1p((threshold - v) / beyond)
+    _predict(timing, state, p, unit, time if time <= cells.ahead[p] else INFINITE)
+
+
+@_compiled
+def _while_rising(m, l_0, l_1, own, first, second, missing, span):
+    """Time until three modes sum up to `missing`, from below; infinite if they do not in a span that they rise in.
+
+    -1 where they may not rise all the time: each slope lies between its values at both ends.
+    """
+    end, end_0, end_1 = own * math.exp(-m * span), first * math.exp(-l_0 * span), 0.0
+    least = -m * (own if own > end else end) - l_0 * (first if first > end_0 else end_0)
+    if second != 0:
+        end_1 = second * math.exp(-l_1 * span)
+        least -= l_1 * (second if second > end_1 else end_1)
+    if least <= 0:
+        return -1.0
+    if end + end_0 + end_1 < missing:
+        return INFINITE
+    low, high, time = 0.0, span, 0.0
+    sum_, slope = own + first + second, -m * own - l_0 * first - l_1 * second
+    for _ in range(100):
+        following = time + (missing - sum_) / slope
+        if not low <= following <= high:
+            following = 0.5 * (low + high)
+        if abs(following - time) <= 2e-16 * (span + following):
+            break
+        time = following
+        one, two, three = own * math.exp(-m * time), first * math.exp(-l_0 * time), 0.0
+        if second != 0:
+            three = second * math.exp(-l_1 * time)
+        sum_, slope = one + two + three, -m * one - l_0 * two - l_1 * three
+        if sum_ >= missing:
+            high = time
+        else:
+            low = time
+    return time
+
+
+@_compiled
+def _turn_modes(plan, timing, state, p, now):
+    """Neurons kept as modes that something arrived at. Returns the neurons updated."""
+    cells, at, base, size = state.cells, state.at, plan.pop[p, P_UNIT], plan.pop[p, P_SIZE]
+    if at[A_SEGMENTS] == 0:
+        return 0
+    _renew(plan, timing, cells, p, now)
+    step = _parameter(timing, p, T_LOOK, 0)
+    if cells.ahead[p] < 0:
+        cells.ahead[p] = (math.floor(now / step) + 1) * step
+        _push(state.queue, at, cells.ahead[p], 2 * timing.pop[p, T_ORDER], LOOK + p, 0)
+    m, l_0, l_1, k_0, k_1 = _rates(timing, p)
+    receptors, alarmed, until = timing.pop[p, T_RECEPTORS], timing.pop[p, T_ALARM], timing.pop[p, T_UNTIL]
+    rest, fire = _parameter(timing, p, T_REST, 0), _parameter(timing, p, T_FIRE, 0)
+    threshold, gain = _parameter(timing, p, T_THRESHOLD, 0), _parameter(timing, p, T_GAIN, 0)
+    jump_0 = _parameter(timing, p, T_SYNAPSE + SYN_JUMP, 0) if receptors > 0 else 0.0
+    jump_1 = _parameter(timing, p, T_SYNAPSE_1 + SYN_JUMP, 0) if receptors > 1 else 0.0
+    elapsed, left = now - cells.epoch[p], cells.ahead[p] - now
+    here, here_0, here_1 = math.exp(-m * elapsed), math.exp(-l_0 * elapsed), math.exp(-l_1 * elapsed)
+    later, later_0, later_1 = here * math.exp(-m * left), here_0 * math.exp(-l_0 * left), here_1 * math.exp(-l_1 * left)
+    grown, grown_0, grown_1 = 1 / here, 1 / here_0, 1 / here_1
+    v, last, register = cells.v[base : base + size], cells.last[base : base + size], cells.register
+    cross, rested_until = cells.cross[alarmed : alarmed + size], cells.until[max(until, 0) :]
+    first = max(timing.pop[p, T_CURRENT], 0)
+    current = cells.current[first:]
+    updated = 0
+    for s in range(at[A_SEGMENTS]):
+        start, length = _taken(cells, s)
+        for i in range(start, start + length):
+            updated += last[i] != now
+            last[i] = now
+            refractory = until >= 0 and rested_until[i] > now
+            own, g_0, g_1, arrived = np.float64(v[i]), 0.0, 0.0, register[i]
+            register[i] = 0
+            if refractory and (receptors == 0 or rested_until[i] == INFINITE):
+                continue  # discarded, or it will never fire again
+            if receptors == 0:
+                own += gain * arrived * grown
+                reached, top = own * here, own * (here if own > 0 else later)
+            else:
+                own_grown, at_0, at_1 = grown, k_0, k_1
+                if refractory:  # it holds its membrane: what arrives is in it when that is over
+                    rested = rested_until[i] - now
+                    own_grown = grown * math.exp(m * rested)
+                    at_0, at_1 = k_0 * math.exp(-l_0 * rested), k_1 * math.exp(-l_1 * rested)
+                g_0 = np.float64(current[i])
+                jump = jump_0 * arrived
+                g_0 += jump * grown_0
+                own -= at_0 * jump * own_grown
+                part = k_0 * g_0
+                reached, top = part * here_0, part * (here_0 if part > 0 else later_0)
+                current[i] = g_0
+                if receptors > 1:
+                    g_1 = np.float64(current[size + i])
+                    jump = jump_1 * register[size + i]
+                    register[size + i] = 0
+                    g_1 += jump * grown_1
+                    own -= at_1 * jump * own_grown
+                    part = k_1 * g_1
+                    reached += part * here_1
+                    top += part * (here_1 if part > 0 else later_1)
+                    current[size + i] = g_1
+                reached += own * here
+                top += own * (here if own > 0 else later)
+            v[i] = own
+            crosses = cross[i]
+            fires = rest + reached >= fire
+            if crosses == -1.0 and receptors > 0:  # it crosses in this very instant, and stands at the threshold
+                slope = -m * own * here - l_0 * k_0 * g_0 * here_0 - l_1 * k_1 * g_1 * here_1
+                fires = fires or fire == threshold or slope > 0
+            if fires and not refractory:
+                _fire_modes(plan, timing, state, p, i, now)
+            elif rest + top >= threshold:
+                _foresee(plan, timing, state, p, i, now)
+            elif crosses < INFINITE:
+                cross[i] = INFINITE
+    return updated
+
+
+@_compiled
+def _turn_modes_crossed(plan, timing, state, p, now):
+    """Neurons kept as modes whose crossing has come, and that nothing arrived at, fire. Returns the neurons updated."""
+    cells, alarmed = state.cells, timing.pop[p, T_ALARM]
+    updated = 0
+    for n in range(state.at[A_CROSSED]):
+        i = cells.crossed[n]
+        if cells.cross[alarmed + i] == -1.0:
+            updated += _is_first(cells, plan.pop[p, P_UNIT] + i, now)
+            _fire_modes(plan, timing, state, p, i, now)
+    return updated
+
+
+@_compiled
+def _fire_modes(plan, timing, state, p, unit, now):
+    """A spike, and the reset to a value that the membrane keeps until it is no longer refractory."""
+    cells, at, until = state.cells, state.at, timing.pop[p, T_UNTIL]
+    begin = now
+    if until >= 0:
+        begin = cells.until[until + unit] = now + _parameter(timing, p, T_REFRACTORY, 0)
+    if begin < INFINITE:
+        m, l_0, l_1, k_0, k_1 = _rates(timing, p)
+        _, g_0, g_1 = _modes(plan, timing, cells, p, unit)
+        elapsed = begin - cells.epoch[p]
+        left = _parameter(timing, p, T_RESET, 0) - _parameter(timing, p, T_REST, 0)
+        left -= k_0 * g_0 * math.exp(-l_0 * elapsed) + k_1 * g_1 * math.exp(-l_1 * elapsed)
+        cells.v[plan.pop[p, P_UNIT] + unit] = left * math.exp(m * elapsed)
+    n = at[A_FIRED]
+    cells.fired[n, 0], cells.fired[n, 1] = unit, 1
+    at[A_FIRED] = n + 1
+    _foresee(plan, timing, state, p, unit, now)
+
+
 @_compiled
 def _add_up(plan, timing, state, p, now):
     """A readout takes what arrived. Returns the units updated."""
@@ -1450,11 +1800,15 @@ def _turn(plan, timing, state, p, now):
             updated, sound = _turn_plain(plan, timing, state, p, now)
         elif flags & FLAG_ALIKE:
             updated, sound = _turn_leaky(plan, timing, state, p, now)
+        elif flags & FLAG_MODES:
+            updated = _turn_modes(plan, timing, state, p, now)
         elif flags & FLAG_SYNAPSE:
             updated, sound = _turn_currents(plan, timing, state, p, now)
         else:
             updated, sound = _turn_general(plan, timing, state, p, now)
-        if sound and at[A_CROSSED] > 0:
+        if sound and at[A_CROSSED] > 0 and flags & FLAG_MODES:
+            updated += _turn_modes_crossed(plan, timing, state, p, now)
+        elif sound and at[A_CROSSED] > 0:
             rang, sound = _turn_crossed(plan, timing, state, p, now)
             updated += rang
     at[A_SEGMENTS] = at[A_CROSSED] = 0
@@ -1563,6 +1917,8 @@ def _begin(plan, timing, state, feed):
     cells.register[:] = 0
     cells.span[:] = 0
     cells.waiting[:] = 0
+    cells.epoch[:] = 0
+    cells.ahead[:] = -1
     state.books.counts[:] = 0
     for i in range(len(queue.entry)):
         queue.entry[i, H_KEY] = i + 1
@@ -1588,8 +1944,10 @@ def _begin(plan, timing, state, feed):
                 for r in range(timing.pop[p, T_RECEPTORS]):
                     start = _parameter(timing, p, T_SYNAPSE + SYN_COLUMNS * r + SYN_START, i)
                     cells.current[timing.pop[p, T_CURRENT] + r * plan.pop[p, P_SIZE] + i] = start
-                if timing.pop[p, T_ALARM] >= 0:
+                if timing.pop[p, T_ALARM] >= 0 and not timing.pop[p, T_FLAGS] & FLAG_MODES:
                     _set_alarm(plan, timing, state, p, i, 0.0)
+            if timing.pop[p, T_FLAGS] & FLAG_MODES:
+                _begin_modes(plan, timing, state, p)
         if timing.pop[p, T_FLAGS] & FLAG_BIAS_PULSES:
             _push(queue, at, timing.period, 2 * timing.pop[p, T_ORDER], BIAS + p, 0)
 
@@ -1676,14 +2034,18 @@ def _instant(plan, timing, state, policy, thresholds, scale, size):
                 status = _room(plan, timing, state, target, left * plan.pop[target, P_SIZE])
                 if status != RUNNING:
                     return status
-            elif at[A_HEAP] + 2 > len(queue.times):
+            elif at[A_HEAP] + 2 + plan.pop[target, P_SIZE] * (timing.pop[target, T_FLAGS] & FLAG_MODES > 0) > len(
+                queue.times
+            ):
                 return GROW
             what, arg = _pop(queue, at)
             if what < BIAS:
                 if not _deliver(plan, timing, state, what >> 1, arg, what & 1 != 0, now):
                     return RUNAWAY
-            elif what < CROSSING:
+            elif what < LOOK:
                 _bias_pulse(plan, timing, state, what - BIAS, now)
+            elif what < CROSSING:
+                _look_ahead(plan, timing, state, what - LOOK, now)
             else:
                 _ring(timing, state, target, what - CROSSING, arg, now)
             continue

@@ -38,6 +38,9 @@ from eventsnn.network import (
 )
 from eventsnn.neurons import IF, LI, LIF, Current, Gate, Input, Integrator, Parameter, Relay, Synapse
 
+FEW = 32  # neurons; fewer are not worth a look ahead at all of them
+LOOKS = 8  # ahead in the shortest time constant of a population
+APART = 0.2  # of two rates, relative to the current's: modes of closer ones lose digits
 TILE = 256  # units a constant is repeated over, so that the fire pass runs in long vector loops
 
 
@@ -247,6 +250,9 @@ class _Timer:
         one_set = all(np.ndim(x) == 0 for x in (fire, neuron.subtracts, neuron.reset_value, gain, floor))
         one_set = one_set and not (for_pulse or readout or synapse)
         alike = leaks and all(np.ndim(x) == 0 for x in (tau, rest)) and not neuron.refractory
+        constants = self._separate(one) if alone and not (readout or driven) and neuron.reset == "value" else []
+        settled = neuron.refractory == 0 or neuron.holds
+        modes = bool(constants) and settled and neuron.v_min is None and population.size >= FEW
         row[ka.T_FLAGS] = (
             (ka.FLAG_INTEGRATES if readout else ka.FLAG_SPIKES)
             | (ka.FLAG_PLAIN if one_set and not (alone or leaks) else 0)
@@ -258,6 +264,7 @@ class _Timer:
             | (ka.FLAG_BIAS_PULSES if pulsed else 0)
             | (ka.FLAG_SYNAPSE if synapse else 0)
             | (ka.FLAG_WATCHED if watched else 0)
+            | (ka.FLAG_MODES if modes else 0)
         )
         receptors = synapse.receptors if synapse else 1
         if alone:
@@ -266,9 +273,10 @@ class _Timer:
             row[ka.T_UNTIL], self.untils = self.untils, self.untils + population.size
         if driven:
             row[ka.T_DRIVE], self.drives = self.drives, self.drives + receptors * population.size
+        look = min(constants) / LOOKS if modes else 0.0
         parameters = (rest, gain, rate, fire, threshold, neuron.subtracts, neuron.reset_value, floor, v0)
         values: list[Parameter] = [tau, *(np.asarray(x, self.dtype) for x in parameters), constant]
-        values.append(neuron.refractory * tick)
+        values += [neuron.refractory * tick, look]
         row[ka.T_TAU : ka.T_SYNAPSE] = [n for x in values for n in _placed(self.real, shape, x)]
         if synapse is not None:
             row[ka.T_RECEPTORS], row[ka.T_CURRENT] = receptors, self.currents
@@ -277,6 +285,26 @@ class _Timer:
                 column = ka.T_SYNAPSE + ka.SYN_COLUMNS * r
                 values = self._current(one, synapse.current(r))
                 row[column : column + ka.SYN_COLUMNS] = [n for x in values for n in _placed(self.real, shape, x)]
+
+    def _separate(self, cell: IF | LI) -> list[float]:
+        """The time constants of a population with one parameter set, where V is well kept as a sum of decaying modes.
+
+        Empty where parameters differ, nothing leaks at all, or a time constant of the membrane is close to one of a
+        current, whose modes would cancel each other.
+        """
+        parts = [cell.current(r) for r in range(cell.receptors)] if isinstance(cell, Synapse) else []
+        single = (cell.threshold, cell.reset_value, cell.gain) if isinstance(cell, IF) else ()
+        taus = [_tau(cell, self.tick)]
+        if isinstance(cell, LIF):
+            single = (*single, cell.rest)
+            taus += [_time_constant(c.alpha_syn, c.tau_syn, cell.alpha_from, self.tick) for c in parts]
+        everything = (*single, cell.input_rate, *taus, *(x for c in parts for x in (c.gain_syn, c.gain_old)))
+        if any(np.ndim(x) for x in everything if x is not None):
+            return []
+        own, *others = [float(tau) for tau in taus]
+        if any(not math.isfinite(tau) or abs(1 / tau - 1 / own) * tau < APART for tau in others):
+            return []
+        return [tau for tau in (own, *others) if math.isfinite(tau)]
 
     def _current(self, cell: IF | LI, current: Current) -> list[Parameter]:
         """Decay, reach, jump, rate and start of a synaptic current."""
