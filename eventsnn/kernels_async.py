@@ -667,18 +667,28 @@ def _turning(curve):
     split = 0.0
     if (b_0 < 0) != (b_1 < 0):
         split = max(math.log(-b_0 / b_1) / (l_0 - l_1), 0.0)
-    here = slope if split == 0 else _along(curve, split)[1]
+    here = slope if split == 0 else _scaled_slope(curve, split)
     count, first, second = 0, INFINITE, INFINITE
     if slope * here < 0:
         count, first = 1, _zero_of_slope(curve, 0.0, split)
     if here * _last_slope(curve) < 0:
         end = 2 * max(split, 1 / max(m, l_0, l_1))
-        while _along(curve, end)[1] * here > 0 and end < 1e18:
+        while _scaled_slope(curve, end) * here > 0 and end < 1e18:
             end *= 2
         time = _zero_of_slope(curve, split, end)
         first, second = (time, second) if count == 0 else (first, time)
         count += 1
     return count, first, second
+
+
+@_compiled
+def _scaled_slope(curve, elapsed):
+    """dV/dt relative to the slowest exponential: its sign is known where dV/dt itself is 0 to the smallest number."""
+    _, m, _, _, l_0, a_0, l_1, a_1 = curve
+    slow, x, y_0, y_1 = min(m, l_0, l_1) * elapsed, m * elapsed, l_0 * elapsed, l_1 * elapsed
+    decay = math.exp(slow - x)
+    found = _slope(curve) * decay - l_0 * a_0 * _overlap(elapsed, x, y_0, decay, math.exp(slow - y_0))
+    return found - l_1 * a_1 * _overlap(elapsed, x, y_1, decay, math.exp(slow - y_1))
 
 
 @_compiled
@@ -713,11 +723,11 @@ def _last_slope(curve):
 def _zero_of_slope(curve, low, high):
     """Where dV/dt is 0 between two times at which its signs differ: Newton's steps, halving where one leads out."""
     _, m, _, _, l_0, a_0, l_1, a_1 = curve
-    rising = _along(curve, high)[1] > 0
+    rising = _scaled_slope(curve, high) > 0
     time = 0.5 * (low + high)
     for _ in range(200):
         slope = _along(curve, time)[1]
-        if (slope > 0) == rising:
+        if (_scaled_slope(curve, time) > 0) == rising:
             high = time
         else:
             low = time
@@ -778,13 +788,13 @@ def _root(curve, low, high, threshold):
             high = time
         else:
             low = time
-        following = time + (threshold - value) / slope if slope > 0 else low
-        if not low <= following <= high or following == time:
+        following = time + (threshold - value) / slope if slope > 0 else -1.0
+        if not low <= following <= high:
             following = 0.5 * (low + high)
-        if following in (low, high) or abs(following - time) <= 2e-16 * time:
+        if abs(following - time) <= 2e-16 * time:
             break
         time = following
-    return high
+    return time
 
 
 @_compiled
@@ -1701,7 +1711,9 @@ def _fire_modes(plan, timing, state, p, unit, now):
     begin = now
     if until >= 0:
         begin = cells.until[until + unit] = now + _parameter(timing, p, T_REFRACTORY, 0)
-    if begin < INFINITE:
+    if begin == INFINITE:  # its modes are done with, no sum of them comes near the threshold again
+        cells.v[plan.pop[p, P_UNIT] + unit] = -INFINITE
+    else:
         m, l_0, l_1, k_0, k_1 = _rates(timing, p)
         _, g_0, g_1 = _modes(plan, timing, cells, p, unit)
         elapsed = begin - cells.epoch[p]

@@ -40,6 +40,7 @@ from eventsnn.neurons import IF, LI, LIF, Current, Gate, Input, Integrator, Para
 
 FEW = 32  # neurons; fewer are not worth a look ahead at all of them
 LOOKS = 8  # ahead in the shortest time constant of a population
+LONGEST = 200  # refractory time in shortest time constants: modes are kept as they will be when it is over
 APART = 0.2  # of two rates, relative to the current's: modes of closer ones lose digits
 TILE = 256  # units a constant is repeated over, so that the fire pass runs in long vector loops
 
@@ -252,6 +253,7 @@ class _Timer:
         alike = leaks and all(np.ndim(x) == 0 for x in (tau, rest)) and not neuron.refractory
         constants = self._separate(one) if alone and not (readout or driven) and neuron.reset == "value" else []
         settled = neuron.refractory == 0 or neuron.holds
+        settled &= neuron.refractory == math.inf or neuron.refractory * tick < LONGEST * min(constants, default=0.0)
         modes = bool(constants) and settled and neuron.v_min is None and population.size >= FEW
         row[ka.T_FLAGS] = (
             (ka.FLAG_INTEGRATES if readout else ka.FLAG_SPIKES)
