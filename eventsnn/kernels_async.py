@@ -1566,7 +1566,7 @@ def _foresee(plan, timing, state, p, unit, now):
         elif timing.pop[p, T_FLAGS] & FLAG_SYNAPSE:
             m, l_0, l_1, k_0, k_1 = _rates(timing, p)
             rest = _parameter(timing, p, T_REST, 0)
-            time = _while_rising(m, l_0, l_1, own, k_0 * g_0, k_1 * g_1, threshold - rest, cells.ahead[p] - begin)
+            time = _in_quarters(m, l_0, l_1, own, k_0 * g_0, k_1 * g_1, threshold - rest, cells.ahead[p] - begin)
             if time < 0:
                 time = _first_crossing(_curve(timing, cells, p, unit, (v, g_0, g_1)), threshold, fire)
             time += begin
@@ -1578,24 +1578,36 @@ def _foresee(plan, timing, state, p, unit, now):
 
 
 @_compiled
-def _while_rising(m, l_0, l_1, own, first, second, missing, span):
-    """Time until three modes sum up to `missing`, from below; infinite if they do not in a span that they rise in.
+def _in_quarters(m, l_0, l_1, own, first, second, missing, span):
+    """Time until three modes sum up to `missing`, from below; infinite if they do not within a span.
 
-    -1 where they may not rise all the time: each slope lies between its values at both ends.
+    -1 where that cannot be told from the modes at both ends of a quarter of it: each lies between its values there, and
+    so does its slope.
     """
-    end, end_0, end_1 = own * math.exp(-m * span), first * math.exp(-l_0 * span), 0.0
-    least = -m * (own if own > end else end) - l_0 * (first if first > end_0 else end_0)
-    if second != 0:
-        end_1 = second * math.exp(-l_1 * span)
-        least -= l_1 * (second if second > end_1 else end_1)
-    if least <= 0:
-        return -1.0
-    if end + end_0 + end_1 < missing:
-        return INFINITE
+    step = 0.25 * span
+    decay, decay_0, decay_1 = math.exp(-m * step), math.exp(-l_0 * step), math.exp(-l_1 * step) if second != 0 else 1.0
+    for k in range(4):
+        end, end_0, end_1 = own * decay, first * decay_0, second * decay_1
+        most = (own if own > end else end) + (first if first > end_0 else end_0)
+        most += second if second > end_1 else end_1
+        if most >= missing:
+            least = -m * (own if own > end else end) - l_0 * (first if first > end_0 else end_0)
+            least -= l_1 * (second if second > end_1 else end_1)
+            if least <= 0:
+                return -1.0
+            if end + end_0 + end_1 >= missing:
+                return k * step + _rising_root(m, l_0, l_1, own, first, second, missing, step)
+        own, first, second = end, end_0, end_1
+    return INFINITE
+
+
+@_compiled
+def _rising_root(m, l_0, l_1, own, first, second, missing, span):
+    """Where three modes that rise all the time sum up to `missing`, within a span."""
     low, high, time = 0.0, span, 0.0
-    sum_, slope = own + first + second, -m * own - l_0 * first - l_1 * second
+    total, slope = own + first + second, -m * own - l_0 * first - l_1 * second
     for _ in range(100):
-        following = time + (missing - sum_) / slope
+        following = time + (missing - total) / slope
         if not low <= following <= high:
             following = 0.5 * (low + high)
         if abs(following - time) <= 2e-16 * (span + following):
@@ -1604,8 +1616,8 @@ def _while_rising(m, l_0, l_1, own, first, second, missing, span):
         one, two, three = own * math.exp(-m * time), first * math.exp(-l_0 * time), 0.0
         if second != 0:
             three = second * math.exp(-l_1 * time)
-        sum_, slope = one + two + three, -m * one - l_0 * two - l_1 * three
-        if sum_ >= missing:
+        total, slope = one + two + three, -m * one - l_0 * two - l_1 * three
+        if total >= missing:
             high = time
         else:
             low = time
