@@ -43,6 +43,13 @@ Keys = Annotated[
 ]
 Layout = Annotated[str | None, typer.Option(help="axes of the images, chw or hwc, where both fit")]
 Tick = Annotated[str | None, typer.Option(help="length of a tick for event input, as 1ms, 500us or 0.001")]
+SpikeInput = Annotated[
+    str | None,
+    typer.Option(
+        help="what a spike of a foreign NIR file is: impulse, or pulse:DT, a current for DT, the length of a tick, "
+        "as pulse:1ms; default: what --assume has"
+    ),
+]
 INPUT = "images or events: .npz, .npy, .h5 (SHD too), .aedat, .csv, N-MNIST .bin, CIFAR"
 
 
@@ -119,6 +126,7 @@ def simulate(
     assume: Annotated[
         str | None, typer.Option(help="what a foreign NIR file leaves open: nir, sinabs, snntorch, ...")
     ] = None,
+    spike_input: SpikeInput = None,
     limit: Annotated[int | None, typer.Option(help="only the first N samples")] = None,
     jobs: Annotated[int, typer.Option(help="worker threads")] = 1,
     dtype: Annotated[
@@ -148,18 +156,27 @@ def simulate(
     if count not in ("connections", "sources"):
         raise ValueError(f"count is {count!r}, wanted connections or sources")
     weights = weights or packaged("digits.h5")
-    network = _load(weights, assume, tick, encoding)
+    network = _load(weights, assume, tick, encoding, spike_input)
+    lasting = None if pulse is None else _seconds(pulse, "pulse")
+    if mode == "async" and spike_input is not None and spike_input != "impulse":
+        if lasting not in (None, network.tick_seconds):
+            raise ValueError("--pulse and --spike-input say different lengths of a pulse; give one of them")
+        lasting = network.tick_seconds
     view = parse_view(crop, polarity, downsample, window)
     samples = _read(input or packaged("digits-heldout.npz"), network, keys=keys, layout=layout, limit=limit, view=view)
     policy = None if cutoff is None else parse_policy(cutoff)
-    facts = replace(_facts(weights, network, samples, assume), view=None if view is None else asdict(view))
+    facts = replace(
+        _facts(weights, network, samples, assume),
+        view=None if view is None else asdict(view),
+        spike_input=spike_input,
+    )
     what = record if record in ("outputs", "spikes", "potentials") else record.split(",")
     options: dict[str, Any] = {
         "mode": mode,
         "ticks": ticks,
         "duration": None if duration is None else _seconds(duration, "duration"),
         "ties": ties,
-        "pulse": None if pulse is None else _seconds(pulse, "pulse"),
+        "pulse": lasting,
         "bias_period": None if bias_period is None else _seconds(bias_period, "bias-period"),
         "watchdog": policy,
         "dtype": dtype,
@@ -214,12 +231,21 @@ def packaged(name: str) -> Path:
     raise ValueError(f"the packaged file {name} is missing from this installation; install eventsnn again")
 
 
-def _load(path: Path, assume: str | None, tick: str | None = None, encoding: str | None = None) -> Network:
+def _load(
+    path: Path,
+    assume: str | None,
+    tick: str | float | None = None,
+    encoding: str | None = None,
+    spike_input: str | None = None,
+) -> Network:
     from eventsnn import store
 
-    network = store.load(path, assume=assume)
-    if tick is not None:
-        network = replace(network, tick_seconds=_seconds(tick))
+    seconds = _seconds(tick) if isinstance(tick, str) else tick
+    network = store.load(path, assume=assume, tick_seconds=seconds, spike_input=spike_input)
+    if spike_input is not None and network.origin.get("spike_input") != spike_input:
+        raise ValueError(f"{path} says itself what a spike does; --spike-input is for NIR files of other tools")
+    if seconds is not None:
+        network = replace(network, tick_seconds=seconds)
     return network if encoding is None else replace(network, encoding=encoding)
 
 
@@ -526,6 +552,7 @@ def calibrate(
     jobs: Annotated[int, typer.Option(help="worker threads")] = 1,
     dtype: Annotated[str, typer.Option(help="float32 or float64")] = "float32",
     assume: Annotated[str | None, typer.Option(help="what a foreign NIR file leaves open")] = None,
+    spike_input: SpikeInput = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="file to write")] = Path("policy.json"),
     as_json: Annotated[
         bool, typer.Option("--json", help="print what was written, but for the digests, as JSON")
@@ -556,7 +583,7 @@ def calibrate(
     source: Any = run
     if input is not None:
         options = {"keys": keys, "layout": layout, "limit": limit}
-        source = _full_run(weights, input, assume, encoding, tick, ticks, jobs, dtype, options)
+        source = _full_run(weights, input, (assume, tick, encoding, spike_input), ticks, jobs, dtype, options)
     full = study.recorded(source)
     made = study.calibrate(
         full, policy, epsilon, method=method or "exact", bonferroni=bonferroni, size=size, scale=scale
@@ -586,22 +613,20 @@ def calibrate(
 def _full_run(
     weights: Path | None,
     input: Path,
-    assume: str | None,
-    encoding: str | None,
-    tick: str | None,
+    read: tuple[str | None, str | None, str | None, str | None],
     ticks: int | None,
     jobs: int,
     dtype: str,
     options: dict[str, Any],
 ) -> Any:
-    """Labelled samples run to their horizon."""
+    """Labelled samples run to their horizon. read: assume, tick, encoding and spike_input of the network."""
     from eventsnn.simulation import simulate as run_samples
     from eventsnn.watchdog import Fixed
 
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}, wanted 1 or more worker threads")
     path = weights or packaged("digits.h5")
-    network = _load(path, assume, tick, encoding)
+    network = _load(path, *read)
     samples = _read(input, network, **options)
     if samples.labels is None:
         raise ValueError(f"{input} has no labels; calibration compares answers with them")
@@ -744,8 +769,8 @@ def _rerun(
     assert weights is not None
     assert input is not None
     record = runs.read(run)
-    network = _load(weights, record.run["network"].get("assume"))
-    network = replace(network, encoding=record.network["encoding"], tick_seconds=record.network["tick_seconds"])
+    named, ran = record.run["network"], record.network
+    network = _load(weights, named.get("assume"), ran["tick_seconds"], ran["encoding"], named.get("spike_input"))
     samples = _read(input, network, keys=keys, layout=layout, limit=min(live, len(full)))
     arranged = "chw" if len(network.input.shape) == 3 else None
     study.rerun(full, [p.policy for p in chosen], network, samples.inputs, layout=arranged)
@@ -759,12 +784,13 @@ def _rerun(
 def inspect(
     weights: Annotated[Path, typer.Argument(help="network file")],
     assume: Annotated[str | None, typer.Option(help="what a foreign NIR file leaves open")] = None,
+    spike_input: SpikeInput = None,
     as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
 ) -> None:
     """Show a network: graph, shapes, fan-out, what is assumed, and whether NIR readers would run it alike."""
     from eventsnn import report
 
-    network = _load(weights, assume)
+    network = _load(weights, assume, spike_input=spike_input)
     found = report.inspection(network)
     if as_json:
         print(json.dumps(found, indent=2))

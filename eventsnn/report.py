@@ -39,7 +39,7 @@ class Facts:
     """What a run does not know about itself. Files are named as the user gave them; hashes are sha256, in hex.
 
     network_path: where the network file lies on this machine, for `eventsnn audit`; it goes to `timing.json`. assume:
-    the profile a foreign network file was read with. view: what of event recordings was run (`recordings.View`).
+    the profile a foreign network file was read with, spike_input: what it was told a spike is. view: what of event recordings was run (`recordings.View`).
     """
 
     command: str = "simulate"
@@ -48,6 +48,7 @@ class Facts:
     network_path: str | None = None
     network_sha256: str | None = None
     assume: str | None = None
+    spike_input: str | None = None
     input_file: str | None = None
     input_sha256: str | None = None
     view: Mapping[str, Any] | None = None
@@ -84,6 +85,7 @@ def summary(run: Run, facts: Facts) -> dict[str, Any]:
             "file": facts.network_file,
             "sha256": facts.network_sha256,
             **({} if facts.assume is None else {"assume": facts.assume}),
+            **({} if facts.spike_input is None else {"spike_input": facts.spike_input}),
         },
         "input": {
             "file": facts.input_file,

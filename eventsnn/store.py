@@ -72,11 +72,18 @@ def save(network: Network, path: str | Path) -> None:
         hdf5.write_tree(group, {"network": document, **arrays}, shared)
 
 
-def load(path: str | Path, *, assume: str | None = None, dt: float | None = None) -> Network:
+def load(
+    path: str | Path,
+    *,
+    assume: str | None = None,
+    dt: float | None = None,
+    tick_seconds: float | None = None,
+    spike_input: str | None = None,
+) -> Network:
     """The network of a file: one that `save` wrote, or a NIR file of another tool.
 
     assume: the profile (`import_nir.PROFILES`) that says what a foreign NIR file leaves open; such a file is refused
-    without one. dt: its time units per tick, None for the profile's. A file of our own leaves nothing open.
+    without one. dt, tick_seconds, spike_input: as in `import_nir.from_nir`. A file of our own leaves nothing open.
 
     Raises ValueError, in one sentence that names the file, for anything that is not a network: truncated, foreign,
     incomplete or inconsistent files, and links out of the file.
@@ -87,7 +94,9 @@ def load(path: str | Path, *, assume: str | None = None, dt: float | None = None
             found = _decoded(file) if ours else None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-    return import_nir.from_nir(path, assume, dt=dt) if found is None else found
+    if found is not None:
+        return found
+    return import_nir.from_nir(path, assume, dt=dt, tick_seconds=tick_seconds, spike_input=spike_input)
 
 
 def network_hash(network: Network) -> str:
