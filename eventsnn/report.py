@@ -39,7 +39,8 @@ class Facts:
     """What a run does not know about itself. Files are named as the user gave them; hashes are sha256, in hex.
 
     network_path: where the network file lies on this machine, for `eventsnn audit`; it goes to `timing.json`. assume:
-    the profile a foreign network file was read with, spike_input: what it was told a spike is. view: what of event recordings was run (`recordings.View`).
+    the profile a foreign network file was read with; spike_input: what it was told a spike is. view: what of event
+    recordings was run (`recordings.View`).
     """
 
     command: str = "simulate"
