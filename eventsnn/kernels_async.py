@@ -1771,11 +1771,13 @@ def _reach_threshold(plan, timing, state, p, now):
     for n in range(state.at[A_CROSSED]):
         i = cells.crossed[n]
         if cells.cross[timing.pop[p, T_ALARM] + i] == -1.0:
-            u = _membrane(plan, timing, cells, p, i, now)
+            u = _parameter(timing, p, T_THRESHOLD, i)
+            if max(cells.last[base + i], 0.0) == now:  # it stood there, or beyond, when the run began
+                u = max(u, _membrane(plan, timing, cells, p, i, now))
             if timing.pop[p, T_FLAGS] & FLAG_SYNAPSE:
                 _settle(plan, timing, cells, p, i, now)
             cells.last[base + i] = now
-            cells.v[base + i] = max(u, _parameter(timing, p, T_THRESHOLD, i))
+            cells.v[base + i] = u
 
 
 @_compiled
