@@ -1070,7 +1070,7 @@ def _fire_general(plan, cells, books, p, tick, elapsed):
                         return False
             if pop[P_REFRACTORY] > 0:
                 cells.extra[REFRACTORY_UNTIL, extra + i] = min(tick + pop[P_REFRACTORY], FOREVER)
-        if flags & FLAG_LEAKS and flags & FLAG_LEAK_AFTER:
+        if flags & FLAG_LEAKS and flags & FLAG_LEAK_AFTER and not held:
             u = rest + alpha * (u - rest)
         cells.v[pop[P_UNIT] + i] = u
         cells.mask[pop[P_UNIT] + i] = fired > 0
