@@ -1986,10 +1986,12 @@ def _image(plan, timing, state, c, feed):
         _apply_singly(plan, timing, state, c, feed.pixel[n], feed.value[n], 0.0)
     place = timing.pop[target, T_DRIVE]
     flags = timing.pop[target, T_FLAGS]
+    lane = timing.lane[c]
+    column = T_SYNAPSE_1 + SYN_RATE if lane > 0 else T_RATE
     for i in range(plan.pop[target, P_SIZE]):
-        rate = _parameter(timing, target, T_RATE, i) if not flags & FLAG_BIAS_PULSES else 1.0
-        cells.drive[place + i] += rate * cells.register[i] / timing.tick
-        cells.register[i] = 0
+        rate = _parameter(timing, target, column, i) if not flags & FLAG_BIAS_PULSES else 1.0
+        cells.drive[place + lane + i] += rate * cells.register[lane + i] / timing.tick
+        cells.register[lane + i] = 0
         cells.span[i] = 0
     state.at[A_SEGMENTS] = 0
 

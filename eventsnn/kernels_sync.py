@@ -133,8 +133,9 @@ FLAG_DISCARD, FLAG_FLOOR, FLAG_GRADED, FLAG_HOLD, FLAG_READOUT = 64, 128, 256, 5
     C_ANALOG,  # 1: carries an analog image, a constant current
     C_SYNOPS,  # 1: its taps are SynOps (class ac or mac)
     C_BOOK,  # the connection of the network it is part of: synapses of different delays have a row for each
+    C_RECEPTOR,  # which input of the target's neurons it feeds
     C_COLUMNS,
-) = range(29)
+) = range(30)
 
 OP_RUNS, OP_UNITS, OP_SPARSE = range(3)
 REACH_ONCE, REACH_ITSELF = -1, -2  # C_REACH: no unit before the weight is reached twice; the source's own units are
@@ -934,9 +935,10 @@ def _arrive(plan, cells, queue, books, c, batch, g0, g1, tick):
 def _gather(plan, cells, p, tick):
     """Add the connections that have a register of their own: per-tick scales and analog images."""
     pop = plan.pop[p]
-    own = cells.register[pop[P_REGISTER] : pop[P_REGISTER] + pop[P_SIZE]]
     for k in range(pop[P_FIRST_IN], pop[P_LAST_IN]):
         con = plan.con[plan.whole[k]]
+        first = pop[P_REGISTER] + con[C_RECEPTOR] * pop[P_SIZE]
+        own = cells.register[first : first + pop[P_SIZE]]
         other = cells.register[con[C_REGISTER] : con[C_REGISTER] + pop[P_SIZE]]
         if con[C_ANALOG] and tick < con[C_DELAY]:
             continue

@@ -665,7 +665,7 @@ class _Builder:
         row[k.C_TOUCH] = isinstance(target.neuron, Relay)
         row[k.C_CAREFUL] = isinstance(target.neuron, IF) and target.neuron.discards and not row[k.C_ANALOG]
         row[k.C_REGISTER] = self.pop[row[k.C_TARGET], k.P_REGISTER] + (c.receptor or 0) * target.size
-        row[k.C_BOOK] = self.book[j]
+        row[k.C_BOOK], row[k.C_RECEPTOR] = self.book[j], c.receptor or 0
         if c.scale is not None:
             row[k.C_SCALE] = self.real.add(c.scale[: self.ticks])
         if row[k.C_ANALOG]:
