@@ -21,7 +21,7 @@ import numpy as np
 from eventsnn.network import (
     Network,
 )
-from eventsnn.neurons import Input, Integrator, Relay
+from eventsnn.neurons import LI, Input, Integrator, Relay
 from eventsnn.recount import (
     CLASSES,
     COLUMNS,
@@ -29,7 +29,7 @@ from eventsnn.recount import (
     OPERATIONS,
     Account,
     Books,
-    depths_of,
+    disorder,
     entry_at,
     find_network,
     fires_repeatedly,
@@ -40,7 +40,7 @@ from eventsnn.recount import (
     orders,
     turns_of,
 )
-from eventsnn.recount_async import TimedAccount
+from eventsnn.recount_async import TimedAccount, of_later
 
 NAMES = ("scope", "name", "quantity")
 STATED = ("sample", "label", "prediction", "tied", "stop_time", "stop_reason")  # columns of samples.csv, not counts
@@ -311,7 +311,7 @@ def _compare_events(compare: _Comparison) -> None:
 
     known = np.clip(population, 0, len(names) - 1)
     clock, limits = books.clock, {"sample": books.samples, "time": books.ticks, "population": len(names)}
-    sizes, channels = (np.array(x)[known] for x in ([p.size for p in populations], [p.shape[0] for p in populations]))
+    sizes = np.array([p.size for p in populations])[known]
     for name, limit in {**limits, "neuron": sizes}.items():
         said, highest = books.events[name], np.broadcast_to(limit, (count,)) - 1
         if clock is not None and name == "time":
@@ -323,11 +323,12 @@ def _compare_events(compare: _Comparison) -> None:
         compare.can_recount = False
         return
 
-    order, last = (depths_of if clock is None else orders)(network), books.trace["stop_time"][sample]
+    last = books.trace["stop_time"][sample]
     if clock is None:
         last = turns_of(network, books, books.trace["stop_time"].astype(np.int64))[population, sample] - 1
         tell(time > last, "the population had no turn in this tick, its last was in tick", last)
     else:
+        order = orders(network)
         is_behind = np.array([order[name] > order[network.output] for name in names])[population]
         tell((time > last) | (is_behind & (time == last)), "it lies behind the decision, at", last)
     is_fed = np.array([isinstance(n, Input) for n in neurons])
@@ -338,20 +339,8 @@ def _compare_events(compare: _Comparison) -> None:
     tell(is_multiple[population] & ~is_multiplicity(value), "the value is no multiplicity, a whole number from 1 on")
     tell(~(is_graded | is_multiple)[population] & (value != 1), "the value is not 1, that of a spike")
 
-    positions = sizes // channels
-    level, place = np.array([order[name] for name in names])[population], neuron % positions * channels
-    place += neuron // positions  # in a turn, position by position, and by channel there
     moment = np.unique(sample + 1j * time, return_inverse=True)[1]
-    turn = moment * len(names) + population
-    again, back = np.zeros(count, bool), np.zeros(count, bool)
-    same_moment, same_turn = moment[1:] == moment[:-1], turn[1:] == turn[:-1]
-    fires = same_turn & ~is_fed[population[1:]]  # input comes as it was given, on one pixel twice if so
-    fires &= clock is None or not clock.is_serial  # there a neuron may fire after each of the events that reach it
-    again[1:] = fires & (place[1:] == place[:-1])
-    back[1:] = (moment[1:] < moment[:-1]) | (same_moment & (level[1:] < level[:-1]))
-    back[1:] |= fires & (place[1:] < place[:-1])
-    begins = np.flatnonzero(np.concatenate([[count > 0], ~same_turn]))
-    back[np.delete(begins, np.unique(turn[begins], return_index=True)[1])] = True  # one turn of a population in a tick
+    again, back = disorder(network, books, moment if clock is None else 2 * moment + of_later(network, books))
     tell(again, "the same event twice")
     tell(back, "out of order; wanted by sample, time, depth of the population and, in its turn, position and channel")
 
@@ -466,7 +455,8 @@ def _unchecked(compare: _Comparison) -> list[str]:
     if network.encoding == "direct":
         found.append("macs_input_effective: pixel values are not recorded")
     if isinstance(network[network.output].neuron, Integrator):
-        found.append("the outputs: they are sums of weights, not counts")
+        what = "potentials" if isinstance(network[network.output].neuron, LI) else "sums of weights"
+        found.append(f"the outputs: they are {what}, not counts")
     elif books.trace["tied"].any():
         found.append("which of equal outputs was predicted: the membranes decide")
     if any(isinstance(p.neuron, Relay) for p in network.populations):

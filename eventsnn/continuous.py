@@ -15,7 +15,7 @@ from eventsnn import kernels_async as ka
 from eventsnn import kernels_sync as k
 from eventsnn.clocked import CODES, RECORD_CAPACITY, Sample
 from eventsnn.inputs import TIMED_EVENT, Events, latencies
-from eventsnn.network import AdaptivePool, Network, Pool, Sparse, spread
+from eventsnn.network import Network, Sparse, spread
 from eventsnn.neurons import IF, LI, LIF, Gate, Relay, Synapse
 from eventsnn.store import network_hash
 from eventsnn.watchdog import Fixed, Policy, StopReason
@@ -126,14 +126,9 @@ def check(network: Network, *, bias_period: float | None, pulse: float | None) -
     for c in network.connections:
         if c.scale is not None or c.shift is not None:
             raise ValueError(f"connection {c.label!r} has a table of scales by tick, which mode async cannot run")
-        if network.encoding == "direct" and c.source == network.input.name and (c.delay or c.delay_seconds):
+        late = c.delay or c.delay_seconds or (isinstance(c.op, Sparse) and c.op.delay is not None)
+        if network.encoding == "direct" and c.source == network.input.name and late:
             raise ValueError(f"connection {c.label!r} delays an image; in mode async images act from the start")
-        own = c.op.delay if isinstance(c.op, Sparse) else None
-        if own is not None and (c.after or any(isinstance(m, Pool | AdaptivePool) for m in c.before)):
-            raise ValueError(
-                f"connection {c.label!r} has delays by synapse and a pool, or a map behind them, which mode async "
-                "cannot run together"
-            )
     for p in network.populations:
         neuron, biased = p.neuron, any(c.target == p.name and c.bias is not None for c in network.connections)
         if isinstance(neuron, Gate):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eventsnn.neurons import IF, LIF, Integrator, Neuron
+from eventsnn.neurons import IF, LI, LIF, Integrator, Neuron, Synapse
 
 KINDS = ("structural", "units", "effective", "effective_per_tick", "delivered", "dropped")
 CLASSES = ("ac", "mac", "identity", "pool")
@@ -82,9 +82,9 @@ class Ledger:
         "neuron_update": neurons of a tick that something arrived at (a delivered tap, a bias, an image), that fired, or
         that made up a late reset; "neuron_update_clocked": every neuron in every tick. "threshold_test": one for each
         update of a spiking neuron and one more after each spike of a turn that may hold several. "reset": one for each
-        spike, where the neuron has a reset. "decay": one for each update of a leaky neuron, however long it slept;
-        "decay_clocked": one for each of its ticks. "bias": constants other than 0 added, one a neuron and tick,
-        whatever the number of connections they came from.
+        spike, where the neuron has a reset. "decay": one for each update of a leaky neuron, however long it slept, and
+        one more for each of its synaptic currents; "decay_clocked": as many for each of its ticks. "bias": constants
+        other than 0 added, one a neuron and tick, whatever the number of connections they came from.
         """
         if operation not in OPERATIONS:
             raise ValueError(f"operation is {operation!r}, wanted one of {', '.join(OPERATIONS)}")
@@ -102,7 +102,8 @@ class Ledger:
     def _operation(self, operation: str, population: str) -> np.ndarray:
         index = self._index(self.populations, population, "population")
         neuron, updates = self.neurons[index], self.updates[:, index]
-        spiking, leaky = isinstance(neuron, IF), isinstance(neuron, LIF)
+        spiking = isinstance(neuron, IF)
+        decaying = isinstance(neuron, LIF | LI) + (neuron.receptors if isinstance(neuron, Synapse) else 0)
         taken = np.arange(updates.shape[1]) < self.turns[:, index, None]  # turns of this population
         clocked = taken * np.int64(self.sizes[index])
         nothing = np.zeros_like(updates)
@@ -113,7 +114,7 @@ class Ledger:
         if operation == "neuron_update_clocked":
             return clocked if spiking or isinstance(neuron, Integrator) else nothing
         if operation in ("decay", "decay_clocked"):
-            return (updates if operation == "decay" else clocked) if leaky else nothing
+            return (updates if operation == "decay" else clocked) * decaying
         if not isinstance(neuron, IF):
             return nothing
         units = self.units[:, index]

@@ -558,6 +558,11 @@ def _check_connection(network: Network, c: Connection) -> None:
         shapes = c.shapes(network[c.source].shape)
     except ValueError as error:
         raise ValueError(f"connection {c.label!r}: {error}") from None
+    mapped = c.after or any(isinstance(m, Pool | AdaptivePool) for m in c.before)
+    if isinstance(c.op, Sparse) and c.op.delay is not None and mapped:
+        raise ValueError(
+            f"connection {c.label!r} has delays by synapse and a pool before or a map behind them; put a Relay between"
+        )
     target = network[c.target]
     if shapes[-1] != target.shape:
         raise ValueError(f"connection {c.label!r} gives {shapes[-1]}, its target {c.target!r} has shape {target.shape}")

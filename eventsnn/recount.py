@@ -32,7 +32,7 @@ from eventsnn.network import (
     Sparse,
     Subsample,
 )
-from eventsnn.neurons import IF, LIF, Input, Integrator, Relay
+from eventsnn.neurons import IF, LI, LIF, Input, Integrator, Neuron, Relay, Synapse
 
 KINDS = ("structural", "units", "effective", "effective_per_tick", "delivered", "dropped", "in_flight")
 CLASSES = ("ac", "mac", "identity", "pool")
@@ -212,8 +212,9 @@ def find_network(books: Books, weights: str | Path | None) -> Network:
     """The network as it ran: with the run's encoding, length of a tick and least delay."""
     said = entry_at(books.run, "network", kind=dict)
     path = Path(weights) if weights is not None else _find_file(books.folder, said.get("file"))
-    loaded = store.load(path, assume=said.get("assume"))
     as_run = {key: entry_at(books.network, key, file="network.json") for key in ("encoding", "tick_seconds")}
+    how = {key: said.get(key) for key in ("assume", "spike_input")}
+    loaded = store.load(path, **how, tick_seconds=as_run["tick_seconds"])
     least = entry_at(books.run, "layer_delay", kind=int)
     try:
         network = replace(loaded, **as_run)
@@ -383,10 +384,27 @@ def _present(op: Any, shape: Shape) -> np.ndarray:
     return found.ravel()
 
 
+@dataclass(frozen=True, eq=False)
+class Late:
+    """The synapses of a connection whose synapses have delays of their own: arrivals are theirs, not the connection's.
+
+    own: (synapses,) ticks beside the connection's delay. reached: (source units, synapses), how often an event of the
+    unit comes to the synapse. tables: from synapses to target units, as a product. pool: (synapses,) taps of the pools
+    behind one of them. front: (source units,) taps of the pools in front of them, which do not wait.
+    """
+
+    own: np.ndarray
+    reached: sparse.csr_array
+    tables: list[sparse.csr_array]
+    pool: np.ndarray
+    front: np.ndarray
+
+
 class Route:
     """A connection: its steps, and the taps of one event of every source unit, (source units,) int64.
 
-    fan, effective: of the connection's class. pool: beside a weight. present: (units in front of the operation,).
+    fan, effective: of the connection's class. pool: beside a weight. present: (units in front of the operation,). late:
+    where synapses have delays of their own.
     """
 
     def __init__(self, network: Network, connection: Connection) -> None:
@@ -418,6 +436,35 @@ class Route:
             self.tap_class = "pool" if pools else "identity"
             behind = _pull(steps[place + 1 :], np.ones(steps[-1].size, np.int64))
             self.fan, self.effective = _pull(self.before, behind), _pull(self.before, behind * self.present)
+        own = own_delays(connection)
+        self.late = self._late(own, place) if own.size else None
+
+    def _late(self, own: np.ndarray, place: int) -> Late:
+        op, behind = self.connection.op, self.steps[place + 1 :]
+        assert isinstance(op, Sparse)
+        ends, sizes = np.arange(len(own)), (self.steps[place].reads.shape[1], self.steps[place].size)
+        reached = sparse_table(np.repeat(np.arange(sizes[0]), np.diff(op.indptr)), ends, (sizes[0], len(own)))
+        for table in reversed([t for step in self.before for t in step.tables()]):
+            reached = table @ reached
+        tables = [sparse_table(ends, op.target, (len(own), sizes[1])), *(t for step in behind for t in step.tables())]
+        front, pool = np.zeros(len(self.fan), np.int64), np.zeros(sizes[1], np.int64)
+        for i, step in enumerate(self.steps):
+            if step.is_pool and i < place:
+                front = front + _pull(self.steps[: i + 1], np.ones(step.size, np.int64))
+            elif step.is_pool:
+                pool = pool + _pull(self.steps[place + 1 : i + 1], np.ones(step.size, np.int64))
+        return Late(own, reached, tables, pool[op.target], front)
+
+
+def own_delays(c: Connection) -> np.ndarray:
+    """(synapses,) ticks that each takes beside the connection's delay; none where they have no delays of their own."""
+    return c.op.delay if isinstance(c.op, Sparse) and c.op.delay is not None else np.zeros(0)
+
+
+def least_delay(c: Connection) -> float:
+    """Ticks that the quickest of a connection's synapses takes."""
+    own = own_delays(c)
+    return c.delay + (float(own.min()) if own.size else 0.0)
 
 
 def _pull(steps: Sequence[_Step], counts: np.ndarray) -> np.ndarray:
@@ -458,8 +505,11 @@ class _Grid:
             self.touched = np.zeros((*has_turn.shape, population.size), bool)
         if isinstance(neuron, IF) and neuron.refractory and neuron.refractory_input == "discard":
             self.deaf = np.zeros_like(self.fired)
-            for ticks in range(1, min(neuron.refractory + 1, has_turn.shape[1])):
-                self.deaf |= _later(self.fired, ticks)
+            if neuron.refractory == math.inf:
+                self.deaf = _later(np.logical_or.accumulate(self.fired, axis=1), 1)
+            else:
+                for ticks in range(1, min(int(neuron.refractory) + 1, has_turn.shape[1])):
+                    self.deaf |= _later(self.fired, ticks)
 
     def by_tick(self, counts: np.ndarray) -> np.ndarray:
         """Counts by row of the tables as (samples, ticks, ...)."""
@@ -496,9 +546,9 @@ class Account:
         self.network, self.books = network, books
         self.hidden: set[str] = set()
         self.unknown: list[str] = []
+        self.routes = [Route(network, c) for c in network.connections]
         self.tick, self.begun = self._ticks()
         self.turns = turns_of(network, books, self.begun)
-        self.routes = [Route(network, c) for c in network.connections]
         self.constants = [_constants(network, p, books) for p in network.populations]
         self.spiking = [p.name for p in network.populations if isinstance(p.neuron, IF)]
         self.macs_input = sum(int(r.fan.sum()) for r in self.routes if r.is_image and r.is_weighted)
@@ -535,7 +585,7 @@ class Account:
                 self._book_population(grid, constants, part)
 
     def _book_taps(self, route: Route, source: _Grid, target: _Grid, part: slice) -> None:
-        label, delay = route.label, route.connection.delay
+        label = route.label
         fans = np.stack([route.fan, route.effective, route.pool], 1)
         structural, effective, pool = np.moveaxis(source.by_tick(source.events @ fans), 2, 0)
         units, _, pool_units = np.moveaxis(source.by_tick(source.units @ fans), 2, 0)
@@ -544,10 +594,15 @@ class Account:
             reached = _push(route.before, source.distinct.toarray()) > 0 if route.before else source.distinct
             distinct = source.by_tick(reached @ route.present)
 
-        arrived, pool_arrived = (_later(x, delay) * target.has_turn for x in (structural, pool))
+        came = None
+        if route.late is not None:
+            arrived, pool_arrived, came = self._late_taps(route, source, target)
+        else:
+            arrived, pool_arrived = (_later(x, route.connection.delay) * target.has_turn for x in (structural, pool))
+            if target.touched is not None:
+                came = _later(source.by_tick(_push(route.steps, source.events.toarray())), route.connection.delay)
         dropped = np.zeros_like(arrived)
-        if target.touched is not None:
-            came = _later(source.by_tick(_push(route.steps, source.events.toarray())), delay)
+        if target.touched is not None and came is not None:
             if target.deaf is not None:
                 dropped = (came * target.deaf).sum(2) * target.has_turn
                 came[target.deaf] = 0
@@ -561,6 +616,25 @@ class Account:
             for kind, count in zip(KINDS, (*(by_tick.sum(1) for by_tick in counts), in_flight), strict=True):
                 book[label][kind][part] = count
 
+    def _late_taps(self, route: Route, source: _Grid, target: _Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What arrived over synapses of several delays: taps and pool taps, (samples, ticks), and all by neuron."""
+        late, (samples, ticks), delay = route.late, source.has_turn.shape, route.connection.delay
+        assert late is not None
+        flow = (source.events @ late.reached).tocoo()
+        sample, tick = np.divmod(flow.row, ticks)
+        tick = tick + delay + late.own[flow.col].astype(np.int64)
+        here = tick < ticks
+        row, synapse, taps = (sample * ticks + tick)[here], flow.col[here], flow.data[here]
+        pool = _later(source.by_tick(source.events @ late.front), delay).ravel()
+        arrived = np.zeros_like(pool)
+        np.add.at(arrived, row, taps)
+        np.add.at(pool, row, taps * late.pool[synapse])
+        came = sparse.csr_array((taps, (row, synapse)), shape=(samples * ticks, len(late.own)))
+        for table in late.tables:
+            came = came @ table
+        arrived, pool = (source.by_tick(x) * target.has_turn for x in (arrived, pool))
+        return arrived, pool, source.by_tick(came.toarray())
+
     def _book_population(self, grid: _Grid, constants: np.ndarray | None, part: slice) -> None:
         name, neuron, size = grid.population.name, grid.population.neuron, grid.population.size
         self.events[name][part] = grid.by_tick(grid.events.sum(1))
@@ -569,13 +643,15 @@ class Account:
             return
         driven = np.zeros((*grid.has_turn.shape, size), bool)
         driven |= False if constants is None else constants
-        driven &= True if grid.deaf is None else ~grid.deaf
+        # what is constant does not arrive: a synaptic current takes it up while its neuron drops arrivals
+        hears = np.ones_like(driven) if grid.deaf is None or isinstance(neuron, Synapse) else ~grid.deaf
+        driven &= hears
         done = {"bias": grid.in_turns(driven)}
         if grid.touched is not None:
             for route in self.routes:
                 if route.is_image and route.connection.target == name:
-                    since = slice(route.connection.delay, None)
-                    driven[:, since] |= True if grid.deaf is None else ~grid.deaf[:, since]
+                    since = slice(int(least_delay(route.connection)), None)
+                    driven[:, since] |= hears[:, since]
             driven |= grid.touched
         if isinstance(neuron, IF):
             driven |= grid.fired
@@ -588,7 +664,7 @@ class Account:
         if grid.touched is not None:
             updates, clocked = grid.in_turns(driven), grid.has_turn.sum(1) * size
             done |= {"neuron_update": updates, "neuron_update_clocked": clocked}
-            done |= {"decay": updates, "decay_clocked": clocked} if isinstance(neuron, LIF) else {}
+            done |= {"decay": updates * decaying(neuron), "decay_clocked": clocked * decaying(neuron)}
         for operation, counts in done.items():
             self.operations[name][operation][part] = counts
 
@@ -610,6 +686,11 @@ class Account:
         return found
 
 
+def decaying(neuron: Neuron) -> int:
+    """How many numbers of a neuron decay by themselves: its membrane, and its synaptic currents."""
+    return isinstance(neuron, LIF | LI) + (neuron.receptors if isinstance(neuron, Synapse) else 0)
+
+
 def turns_of(network: Network, books: Books, begun: np.ndarray) -> np.ndarray:
     """(populations, samples) ticks in which a population had its turn: what lies behind the decision had none."""
     depth = depths_of(network)
@@ -627,7 +708,7 @@ def depths_of(network: Network) -> dict[str, int]:
     depth = {p.name: 0 for p in network.populations}
     for _ in network.populations:  # a path visits every population at most once
         for c in network.connections:
-            if c.delay == 0:
+            if least_delay(c) == 0:
                 depth[c.target] = max(depth[c.target], depth[c.source] + 1)
     return depth
 
@@ -637,6 +718,35 @@ def orders(network: Network) -> dict[str, int]:
     depth, numbers = depths_of(network), {p.name: i for i, p in enumerate(network.populations)}
     names = sorted(numbers, key=lambda name: (name != network.input.name, depth[name], numbers[name]))
     return {name: i for i, name in enumerate(names)}
+
+
+def disorder(network: Network, books: Books, moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(events,) which repeat the event before them in its turn, and which come too late. moment: of each, in order."""
+    populations, clock, events = network.populations, books.clock, books.events
+    population, neuron, count = events["population"], events["neuron"], len(moment)
+    order = (depths_of if clock is None else orders)(network)
+    level, is_fed, channels, sizes = (
+        np.array([how(p) for p in populations])[population]
+        for how in (
+            lambda p: order[p.name],
+            lambda p: isinstance(p.neuron, Input),
+            lambda p: p.shape[0],
+            lambda p: p.size,
+        )
+    )
+    positions = sizes // channels
+    place = neuron % positions * channels + neuron // positions  # in a turn, position by position, and by channel there
+    turn = moment * len(populations) + population
+    again, back = np.zeros(count, bool), np.zeros(count, bool)
+    same_moment, same_turn = moment[1:] == moment[:-1], turn[1:] == turn[:-1]
+    fires = same_turn & ~is_fed[1:]  # input comes as it was given, on one pixel twice if so
+    fires &= clock is None or not clock.is_serial  # there a neuron may fire after each of the events that reach it
+    again[1:] = fires & (place[1:] == place[:-1])
+    back[1:] = (moment[1:] < moment[:-1]) | (same_moment & (level[1:] < level[:-1]))
+    back[1:] |= fires & (place[1:] < place[:-1])
+    begins = np.flatnonzero(np.concatenate([[count > 0], ~same_turn]))
+    back[np.delete(begins, np.unique(turn[begins], return_index=True)[1])] = True  # one turn of a population in a tick
+    return again, back
 
 
 def _constants(network: Network, population: Population, books: Books) -> np.ndarray | None:

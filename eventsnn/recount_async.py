@@ -5,22 +5,27 @@ Which neuron was reached when is known from where events went and how long they 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 
-from eventsnn.network import Population
-from eventsnn.neurons import IF, LIF, Input, Integrator
+from eventsnn.network import Network, Population
+from eventsnn.neurons import IF, LI, Input, Integrator, Synapse
 from eventsnn.recount import (
     CELLS,
     CLASSES,
     KINDS,
     Account,
+    Books,
     Clock,
+    Late,
     Route,
     cut_samples,
+    decaying,
+    disorder,
     fires_repeatedly,
     in_microseconds,
     microseconds_of,
@@ -43,11 +48,17 @@ class _Spikes(NamedTuple):
 
 
 class _Visits(NamedTuple):
-    """What came through a connection: its moments, sample + i microseconds, and the neurons that sent it."""
+    """What came through a connection: its moments, sample + i microseconds, and the neurons that sent it.
+
+    fan, tables: of the neurons, taps of each and the product that leads to the targets. Where synapses have delays of
+    their own, they are the neurons.
+    """
 
     route: Route
     moment: np.ndarray
     neuron: np.ndarray
+    fan: np.ndarray
+    tables: list[sparse.csr_array]
 
 
 class TimedAccount(Account):
@@ -81,30 +92,48 @@ class TimedAccount(Account):
         """The microseconds of events and ends. Files have them divided by 1e6, which makes one number of some two.
 
         It is the one of them that is a delay after another event; else that which others are a delay after; else the
-        whole one.
+        whole one; and each of them once where events are of both.
         """
         events, stops, populations = self.books.events, self.books.trace["stop_time"], self.network.populations
-        said = np.concatenate([events["sample"] + 1j * events["time"], np.arange(len(stops)) + 1j * stops])
+        later = of_later(self.network, self.books)
+        stop = np.arange(len(stops)) + 1j * stops
+        both = np.unique((events["sample"] + 1j * events["time"])[later])
+        # half a sample more: of the later of two; a run is cut in the later of them
+        said = np.concatenate([events["sample"] + later / 2 + 1j * events["time"], stop + np.isin(stop, both) / 2])
         moments, instant = np.unique(said, return_inverse=True)
+        sample, half = np.floor(moments.real), moments.real % 1
         choices, count = microseconds_of(moments.imag), len(events["sample"])
+        is_parted = np.isin(sample + 1j * moments.imag, both)
+        choices = np.where(is_parted, np.where(half > 0, choices.max(0), choices.min(0)), choices)
+        of = {p.name: events["population"] == number for number, p in enumerate(populations)}
         holds = {p.name: np.zeros(len(moments), bool) for p in populations}
-        for number, p in enumerate(populations):
-            holds[p.name][instant[:count][events["population"] == number]] = True
-        is_open = (choices[0] != choices[1]) & ~holds[
-            self.network.input.name
-        ]  # input is at whole microseconds, or ticks
+        for p in populations:
+            holds[p.name][instant[:count][of[p.name]]] = True
+        # input is at whole microseconds, or ticks
+        is_open = (choices[0] != choices[1]) & ~holds[self.network.input.name]
         choices[1, ~is_open] = choices[0, ~is_open]
         holds[self.network.output][instant[count:]] = True
-        ways = [(c.source, c.target, delay) for c, delay in zip(self.network.connections, self.delays, strict=True)]
-        ways += [(p.name, p.name, _deaf_for(p, self.clock)) for p in populations]  # at its end a neuron may fire
+        ways: list[tuple[str, np.ndarray, np.ndarray]] = []  # from an instant to one that is so much later
+        for c, delay, late in zip(self.network.connections, self.delays, (r.late for r in self.routes)):
+            instants, delays = np.flatnonzero(holds[c.source]), np.array([delay])
+            if late is not None:
+                here = of[c.source]
+                way = late.reached[events["neuron"][here]].tocoo()
+                pairs = np.unique(instant[:count][here][way.row] + 1j * self._lags(delay, late)[way.col])
+                instants, delays = pairs.real.astype(np.int64), pairs.imag
+            ways.append((c.target, instants, delays))
+        for p in populations:  # at its end a neuron may fire
+            ways.append((p.name, np.flatnonzero(holds[p.name]), np.array([_deaf_for(p, self.clock)])))
         links = [np.zeros((4, 0), np.int64)]  # instant and choice, of an event and of one that is a delay after it
-        for source, target, delay in [way for way in ways if way[2] and is_open.any()]:
+        for target, instants, delays in ways if is_open.any() else ():
+            delays = np.broadcast_to(delays, instants.shape)
             for choice in (0, 1):
-                left = np.flatnonzero(holds[source] & (is_open | (choice == 0)))
-                time = choices[choice, left] + delay
-                reached = np.searchsorted(moments, moments[left].real + 1j * (time / 1e6)) % len(moments)
-                for other in (0, 1):
-                    fits = (choices[other, reached] == time) & (moments[reached].real == moments[left].real)
+                here = (is_open[instants] | (choice == 0)) & (delays > 0) & (delays < math.inf)
+                left = instants[here]
+                time = choices[choice, left] + delays[here]
+                for part, other in [(0.0, 0), (0.0, 1), (0.5, 0)]:
+                    reached = np.searchsorted(moments, sample[left] + part + 1j * (time / 1e6)) % len(moments)
+                    fits = (choices[other, reached] == time) & (moments[reached].real == sample[left] + part)
                     fits &= holds[target][reached] & (is_open[reached] if other else is_open[left] | is_open[reached])
                     found = left[fits], reached[fits]
                     links.append(
@@ -158,20 +187,30 @@ class TimedAccount(Account):
             if route.connection.target != p.name:
                 continue
             sample, neuron, time = spikes[route.connection.source]
-            time = time + delay
+            fan, pool, tables, lag = route.fan, route.pool, route.tables, np.array(delay)
+            if route.late is not None:  # its pools are behind: this mode has none in front of such synapses
+                way = route.late.reached[neuron].tocoo()
+                sample, neuron, time = (np.repeat(x, way.data) for x in (sample[way.row], way.col, time[way.row]))
+                fan, pool, tables = np.ones(len(route.late.own), np.int64), route.late.pool, route.late.tables
+                lag = self._lags(delay, route.late)[neuron]
+            time = time + lag
             came = self._is_past(p, sample, time)
-            yield _Visits(route, sample[came] + 1j * time[came], neuron[came])
-            for book, fan in ((self.taps[route.label], route.fan), (self.pool[route.label], route.pool)):
+            yield _Visits(route, sample[came] + 1j * time[came], neuron[came], fan, tables)
+            for book, taps in ((self.taps[route.label], fan), (self.pool[route.label], pool)):
                 arrived = self.no_ticks()
-                np.add.at(arrived, (sample[came], self.clock.bins(time[came], self.books.ticks)), fan[neuron[came]])
+                np.add.at(arrived, (sample[came], self.clock.bins(time[came], self.books.ticks)), taps[neuron[came]])
                 book["delivered"] = arrived.sum(1)
                 book["in_flight"] = book["structural"] - book["delivered"]
-                if fan is route.fan:
+                if taps is fan:
                     self.delivered[route.label] = arrived
-            if self.clock.pulse and isinstance(p.neuron, IF):
+            if self.clock.pulse and isinstance(p.neuron, IF | LI):
                 time = time + self.clock.pulse
                 came = self._is_past(p, sample, time)
-                yield _Visits(route, sample[came] + 1j * time[came], neuron[came])
+                yield _Visits(route, sample[came] + 1j * time[came], neuron[came], fan, tables)
+
+    def _lags(self, delay: float, late: Late) -> np.ndarray:
+        """(synapses,) microseconds from a spike to its arrival."""
+        return delay + late.own * self.clock.tick
 
     def _is_past(self, p: Population, sample: np.ndarray, time: np.ndarray) -> np.ndarray:
         """Whether a population was given something of that time: in the deciding instant none behind the output was."""
@@ -184,6 +223,9 @@ class TimedAccount(Account):
         last = np.zeros(self.books.samples)
         for moment in changes:
             np.maximum.at(last, moment.real.astype(np.int64), moment.imag)
+        if str(self.books.run.get("cutoff")).startswith("first-crossing"):
+            self.unknown.append("when potentials crossed: membranes are not simulated again")
+            last = self.stop
         self.ends = np.where(self.is_cut, last, self.stop) / 1e6
 
     def _book_neurons(self, number: int, p: Population, visits: list[_Visits], fired: _Spikes) -> None:
@@ -204,7 +246,7 @@ class TimedAccount(Account):
         clocked = self.turns[number] * p.size
         done = {"neuron_update": updates, "neuron_update_clocked": clocked}
         done |= {"bias": each * np.count_nonzero(given) - not_added}
-        done |= {"decay": updates, "decay_clocked": clocked} if isinstance(neuron, LIF) else {}
+        done |= {"decay": updates * decaying(neuron), "decay_clocked": clocked * decaying(neuron)}
         if isinstance(neuron, IF):
             done |= {"reset": units, "threshold_test": updates + units * fires_repeatedly(p, True)}
         self.operations[p.name] |= done
@@ -214,8 +256,9 @@ class TimedAccount(Account):
     ) -> tuple[np.ndarray, np.ndarray]:
         """By sample: pulses of the bias at deaf neurons that did not fire then; and biases that were lost."""
         lost, not_added = np.zeros(self.books.samples, np.int64), np.zeros(self.books.samples, np.int64)
-        if len(pulses) and isinstance(p.neuron, IF) and p.neuron.discards:
-            ends = fired.time, fired.time + _deaf_for(p, self.clock)
+        # a synaptic current takes up what is constant while its neuron drops arrivals
+        if len(pulses) and isinstance(p.neuron, IF) and p.neuron.discards and not isinstance(p.neuron, Synapse):
+            ends = fired.time, fired.time + min(_deaf_for(p, self.clock), self.clock.end)
             first, last = (np.searchsorted(pulses, fired.sample + 1j * end, "right") for end in ends)
             which = np.repeat(np.arange(len(first)), last - first)  # the spike that made a neuron deaf, by pulse
             missed = np.arange(len(which)) - np.repeat(np.cumsum(last - first) - last, last - first)
@@ -253,14 +296,14 @@ class TimedAccount(Account):
         rows = [np.searchsorted(moments, m) for m in (spiked, *(v.moment for v in visits))]
         taps = np.zeros(len(moments), np.int64)
         for visit, row in zip(visits, rows[1:], strict=True):
-            np.add.at(taps, row, visit.route.fan[visit.neuron])
+            np.add.at(taps, row, visit.fan[visit.neuron])
         for part in np.split(np.arange(len(moments)), np.flatnonzero(np.diff(taps.cumsum() // CELLS)) + 1):
             here = [np.flatnonzero(np.isin(row, part)) for row in rows]
             start, shape = part.min(initial=len(moments)), (len(part), p.size)
             touched = sparse_table(rows[0][here[0]] - start, fired.neuron[here[0]], shape)
             for visit, row, some in zip(visits, rows[1:], here[1:], strict=True):
-                came = sparse_table(row[some] - start, visit.neuron[some], (len(part), len(visit.route.fan)))
-                for table in visit.route.tables:
+                came = sparse_table(row[some] - start, visit.neuron[some], (len(part), len(visit.fan)))
+                for table in visit.tables:
                     came = came @ table
                 if deaf_for and not self.clock.pulse:  # a current flows on, and is kept out
                     found = came.tocoo()
@@ -281,5 +324,22 @@ class TimedAccount(Account):
 
 
 def _deaf_for(p: Population, clock: Clock) -> float:
-    """The refractory time."""
+    """The refractory time, infinite for a neuron that fires once."""
     return p.neuron.refractory * clock.tick if isinstance(p.neuron, IF) else 0.0
+
+
+def of_later(network: Network, books: Books) -> np.ndarray:
+    """(events,) whether an event is of the later of two turns of its instant, or of two instants that seem one.
+
+    Two numbers of microseconds, a rounding apart, may be one number of seconds; and a membrane that an arrival has left
+    a rounding below its threshold crosses it in the same instant. Turns come a second time then.
+    """
+    events, count = books.events, len(books.events["sample"])
+    moment = np.unique(events["sample"] + 1j * events["time"], return_inverse=True)[1]
+    first, second = microseconds_of(events["time"])
+    again, back = disorder(network, books, moment)
+    new = back | (again & (first != second))
+    new[1:] &= moment[1:] == moment[:-1]
+    begins = np.full(count + 1, count)
+    np.minimum.at(begins, moment[new], np.flatnonzero(new))
+    return np.arange(count) >= begins[moment]

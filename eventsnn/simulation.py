@@ -14,8 +14,8 @@ from eventsnn import kernels_sync as k
 from eventsnn.clocked import CODES, Sample
 from eventsnn.inputs import EVENT, Events, arrange_images, check_events, prepare_images, sample_digests
 from eventsnn.ledger import Ledger
-from eventsnn.network import Network, Sparse
-from eventsnn.neurons import IF, Integrator, Neuron
+from eventsnn.network import Network, Sparse, spread
+from eventsnn.neurons import IF, LI, Integrator, Neuron, Synapse
 from eventsnn.parallel import map_chunks
 from eventsnn.watchdog import (
     Answers,
@@ -248,7 +248,7 @@ def simulate(
     labels = _labels(labels, len(samples), output.size)
     worker: clocked.Worker | continuous.Worker
     if timed:
-        crossing = policy.theta if isinstance(policy, FirstCrossing) else None
+        crossing = _representable(policy.theta, dtype) if isinstance(policy, FirstCrossing) else None
         made = continuous.Made(network, dtype, ties, pulse, bias_period, crossing)
         if state is not None:
             state.check(made, samples)
@@ -339,6 +339,11 @@ class Replays:
         n, ticks, _ = self.trace.outputs.shape
         if isinstance(policy, Oracle) or (isinstance(policy, Fixed) and policy.ticks is not None):
             raise ValueError(f"the cutoff {policy} counts ticks; a run in continuous time has none to replay it on")
+        if isinstance(policy, FirstCrossing) and not np.all(answers.reach < policy.theta):
+            raise ValueError(
+                f"an output can get to the threshold of {policy} between the events that reach it, which a recorded "
+                "run in mode async does not tell; run it live with this cutoff"
+            )
         thresholds = policy.thresholds(ticks)
         key = (CODES[policy.reason], float(getattr(policy, "scale", 1.0)), int(getattr(policy, "size", 1)))
         stop, reason = answers.end.copy(), np.full(n, int(StopReason.HORIZON))
@@ -574,7 +579,31 @@ def _answers(results: list[Sample], worker: continuous.Worker) -> Answers:
     time, bins, synops, outputs, margins = (np.concatenate(parts) for parts in zip(*shown, strict=True))
     end = np.array([s.seconds for s in results], np.float64)
     offsets = np.cumsum([0, *(len(a[0]) for a in shown)])[: len(results) + 1]
-    return Answers(offsets, time, bins, synops, outputs, margins, end)
+    return Answers(offsets, time, bins, synops, outputs, margins, end, _reach(worker))
+
+
+def _reach(worker: continuous.Worker) -> np.ndarray:
+    """(classes,) how far output potentials get by themselves: a leak leads them no further than their rest or start.
+
+    Infinite for currents, steady inputs and pulses, which may lead further, for a run that goes on from a state, whose
+    outputs may stand anywhere, and for outputs that are no potentials.
+    """
+    network, made = worker.network, worker.made
+    output = network[network.output]
+    cell, ways = output.neuron, [c for c in network.connections if c.target == network.output]
+    steady = any(c.bias is not None and np.any(c.bias) for c in ways)
+    steady |= network.encoding == "direct" and any(c.source == network.input.name for c in ways)
+    moved = made.pulse is not None or worker.standing is not None
+    if not isinstance(cell, LI) or isinstance(cell, Synapse) or steady or moved:
+        return np.full(output.size, np.inf)
+    furthest = np.maximum(spread(cell.rest, output.shape), spread(cell.v0, output.shape))
+    return np.broadcast_to(furthest, output.shape).ravel().astype(worker.dtype).astype(np.float64)
+
+
+def _representable(theta: float, dtype: str) -> float:
+    """The least number of this dtype that is not below theta: where a membrane stands that has reached it."""
+    nearest = np.asarray(theta, dtype)
+    return float(nearest if float(nearest) >= theta else np.nextafter(nearest, np.asarray(np.inf, dtype)))
 
 
 def _asked(network: Network, ledger: Ledger, synops: np.ndarray, behind: np.ndarray) -> np.ndarray:

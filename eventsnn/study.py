@@ -1,8 +1,9 @@
 """When is it safe to stop, and what does stopping save: calibration, sweeps and searches over recorded full runs.
 
 One run to the horizon answers for every policy (`simulation.replay`), and its counts by tick for what each would have
-cost, so a study never runs a network; `rerun` does, to show that a chosen point is what a live run gives. A study takes
-a run folder, a `Run` or a `Record`, of cutoff fixed and with labels.
+cost, so a study never runs a network; `rerun` does, to show that a chosen point is what a live run gives, and
+`decision_curve`, as continuous time needs. A study takes a run folder, a `Run` or a `Record`, of cutoff fixed and with
+labels.
 """
 
 from __future__ import annotations
@@ -766,6 +767,54 @@ def rerun(
             raise ValueError(f"the inputs are not the first samples of {full.name}")
         _compare(full, run, full.replays(policy))
         found.append(run)
+    return found
+
+
+class Decision(NamedTuple):
+    """One threshold of a time-to-decision curve; fractions and means are of all samples.
+
+    theta: threshold of `FirstCrossing`. accuracy: fraction right; a sample that never gets there answers at the
+    horizon. mean_stop: ticks, or seconds in continuous time. mean_synops: delivered. decided: fraction that got there.
+    """
+
+    theta: float
+    accuracy: float
+    mean_stop: float
+    mean_synops: float
+    decided: float
+
+
+def decision_curve(
+    network: Network,
+    inputs: np.ndarray | Events,
+    labels: np.ndarray,
+    thetas: Iterable[float],
+    *,
+    mode: str = "sync",
+    **options: Any,
+) -> list[Decision]:
+    """Accuracy and cost of deciding at the first crossing of each threshold (Rank Coding, Jeffares et al. 2022).
+
+    Every threshold is a live run in either mode: in continuous time outputs cross between the instants that a recorded
+    run knows. thetas: thresholds of `FirstCrossing`, kept in their order. options: of `simulate`, such as ticks,
+    duration, dtype or jobs. Of a recorded run in ticks, `sweep` has the same points as its family "first-crossing".
+
+    Raises ValueError without samples, for an output that is no potential, and as `simulate` does.
+    """
+    if not len(labels):
+        raise ValueError("there are no samples to decide about")
+    found = []
+    for theta in thetas:
+        run = simulate(network, inputs, labels, mode=mode, watchdog=FirstCrossing(theta), **options)
+        found.append(
+            Decision(
+                theta=float(theta),
+                accuracy=float(np.mean(run.predictions == run.labels)),
+                mean_stop=float(run.stop_time.mean()),
+                mean_synops=float(run.ledger.synops().mean()),
+                decided=float(np.mean(run.stop_reason == int(StopReason.FIRST_CROSSING))),
+            )
+        )
     return found
 
 

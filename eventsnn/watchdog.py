@@ -262,8 +262,9 @@ class FirstCrossing:
     """Stop when an output potential first reaches theta (Rank Coding, Jeffares et al. 2022).
 
     It reads instantaneous outputs, the potentials of an `LI` or `CubaLI`; the class is that of the largest one then.
-    The authors' sigmoid above 0.95 is a logit above log(0.95 / 0.05) = 2.944. In continuous time the crossing is met
-    where it happens, also between events.
+    The authors' sigmoid above 0.95 is a logit above log(0.95 / 0.05) = 2.944; an `LI` with alpha 0 and their weights
+    gives their logits. In continuous time the crossing is met where it happens, also between events, so a recorded run
+    can be replayed only where outputs cannot get to theta by themselves (`Answers.reach`).
     """
 
     theta: float
@@ -364,7 +365,9 @@ class Answers:
     """What the watchdog was shown in continuous time: M instants in which the output changed, sample after sample.
 
     offsets: (samples + 1,). time: (M,) seconds. bin: (M,) int64 tick that this instant lies in. synops: (M,) int64
-    delivered so far. outputs, margins: (M, classes) as in `Trace`. end: (samples,) seconds, of the run.
+    delivered so far. outputs, margins: (M, classes) as in `Trace`. end: (samples,) seconds, of the run. reach:
+    (classes,) the most that each output can come to between these instants, where nothing reaches it; infinity where
+    that is not known.
     """
 
     offsets: np.ndarray
@@ -374,18 +377,20 @@ class Answers:
     outputs: np.ndarray
     margins: np.ndarray
     end: np.ndarray
+    reach: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
     """What a policy can see of recorded runs.
 
-    outputs: (samples, ticks, classes) summed logits or spike counts, NaN past the stop. margins: same shape, membrane
-    minus threshold of spiking outputs (breaks prediction ties), or (samples, ticks, 0). synops: (samples, ticks) int64
-    delivered per tick, (samples, 0) where they were not counted. stop_time: (samples,) ticks run. readout: "sum" or
-    "spikes". labels: (samples,) or None. asked: (samples, ticks) SynOps delivered from one question of the watchdog to
-    the next, where that is not `synops` because populations behind the output go on after the question; else None.
-    answers: of runs in continuous time, whose watchdog is asked in instants, not in ticks.
+    outputs: (samples, ticks, classes) logits, potentials or spike counts, NaN past the stop. margins: same shape,
+    membrane minus threshold of spiking outputs (breaks prediction ties), or (samples, ticks, 0). synops: (samples,
+    ticks) int64 delivered per tick, (samples, 0) where they were not counted. stop_time: (samples,) ticks run. readout:
+    "sum", "potential" or "spikes" (`Network.readout`). labels: (samples,) or None. asked: (samples, ticks) SynOps
+    delivered from one question of the watchdog to the next, where that is not `synops` because populations behind the
+    output go on after the question; else None. answers: of runs in continuous time, whose watchdog is asked in
+    instants, not in ticks.
     """
 
     outputs: np.ndarray
