@@ -389,15 +389,12 @@ class Late:
     """The synapses of a connection whose synapses have delays of their own: arrivals are theirs, not the connection's.
 
     own: (synapses,) ticks beside the connection's delay. reached: (source units, synapses), how often an event of the
-    unit comes to the synapse. tables: from synapses to target units, as a product. pool: (synapses,) taps of the pools
-    behind one of them. front: (source units,) taps of the pools in front of them, which do not wait.
+    unit comes to the synapse. table: (synapses, target units). No pool lies before and no map behind them.
     """
 
     own: np.ndarray
     reached: sparse.csr_array
-    tables: list[sparse.csr_array]
-    pool: np.ndarray
-    front: np.ndarray
+    table: sparse.csr_array
 
 
 class Route:
@@ -440,20 +437,13 @@ class Route:
         self.late = self._late(own, place) if own.size else None
 
     def _late(self, own: np.ndarray, place: int) -> Late:
-        op, behind = self.connection.op, self.steps[place + 1 :]
+        op, synapses = self.connection.op, np.arange(len(own))
         assert isinstance(op, Sparse)
-        ends, sizes = np.arange(len(own)), (self.steps[place].reads.shape[1], self.steps[place].size)
-        reached = sparse_table(np.repeat(np.arange(sizes[0]), np.diff(op.indptr)), ends, (sizes[0], len(own)))
+        behind, in_front = self.steps[place].reads.shape
+        reached = sparse_table(np.repeat(np.arange(in_front), np.diff(op.indptr)), synapses, (in_front, len(own)))
         for table in reversed([t for step in self.before for t in step.tables()]):
             reached = table @ reached
-        tables = [sparse_table(ends, op.target, (len(own), sizes[1])), *(t for step in behind for t in step.tables())]
-        front, pool = np.zeros(len(self.fan), np.int64), np.zeros(sizes[1], np.int64)
-        for i, step in enumerate(self.steps):
-            if step.is_pool and i < place:
-                front = front + _pull(self.steps[: i + 1], np.ones(step.size, np.int64))
-            elif step.is_pool:
-                pool = pool + _pull(self.steps[place + 1 : i + 1], np.ones(step.size, np.int64))
-        return Late(own, reached, tables, pool[op.target], front)
+        return Late(own, reached, sparse_table(synapses, op.target, (len(own), behind)))
 
 
 def own_delays(c: Connection) -> np.ndarray:
@@ -594,13 +584,12 @@ class Account:
             reached = _push(route.before, source.distinct.toarray()) > 0 if route.before else source.distinct
             distinct = source.by_tick(reached @ route.present)
 
-        came = None
+        came, delay = None, route.connection.delay
+        arrived, pool_arrived = (_later(x, delay) * target.has_turn for x in (structural, pool))
         if route.late is not None:
-            arrived, pool_arrived, came = self._late_taps(route, source, target)
-        else:
-            arrived, pool_arrived = (_later(x, route.connection.delay) * target.has_turn for x in (structural, pool))
-            if target.touched is not None:
-                came = _later(source.by_tick(_push(route.steps, source.events.toarray())), route.connection.delay)
+            arrived, came = self._late_taps(route, source, target)
+        elif target.touched is not None:
+            came = _later(source.by_tick(_push(route.steps, source.events.toarray())), delay)
         dropped = np.zeros_like(arrived)
         if target.touched is not None and came is not None:
             if target.deaf is not None:
@@ -616,24 +605,19 @@ class Account:
             for kind, count in zip(KINDS, (*(by_tick.sum(1) for by_tick in counts), in_flight), strict=True):
                 book[label][kind][part] = count
 
-    def _late_taps(self, route: Route, source: _Grid, target: _Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What arrived over synapses of several delays: taps and pool taps, (samples, ticks), and all by neuron."""
-        late, (samples, ticks), delay = route.late, source.has_turn.shape, route.connection.delay
+    def _late_taps(self, route: Route, source: _Grid, target: _Grid) -> tuple[np.ndarray, np.ndarray]:
+        """What arrived over synapses of several delays: taps, (samples, ticks), and by neuron of the target."""
+        late, (samples, ticks) = route.late, source.has_turn.shape
         assert late is not None
         flow = (source.events @ late.reached).tocoo()
         sample, tick = np.divmod(flow.row, ticks)
-        tick = tick + delay + late.own[flow.col].astype(np.int64)
+        tick = tick + route.connection.delay + late.own[flow.col].astype(np.int64)
         here = tick < ticks
         row, synapse, taps = (sample * ticks + tick)[here], flow.col[here], flow.data[here]
-        pool = _later(source.by_tick(source.events @ late.front), delay).ravel()
-        arrived = np.zeros_like(pool)
+        arrived = np.zeros(samples * ticks, np.int64)
         np.add.at(arrived, row, taps)
-        np.add.at(pool, row, taps * late.pool[synapse])
-        came = sparse.csr_array((taps, (row, synapse)), shape=(samples * ticks, len(late.own)))
-        for table in late.tables:
-            came = came @ table
-        arrived, pool = (source.by_tick(x) * target.has_turn for x in (arrived, pool))
-        return arrived, pool, source.by_tick(came.toarray())
+        came = sparse.csr_array((taps, (row, synapse)), shape=(samples * ticks, len(late.own))) @ late.table
+        return source.by_tick(arrived) * target.has_turn, source.by_tick(came.toarray())
 
     def _book_population(self, grid: _Grid, constants: np.ndarray | None, part: slice) -> None:
         name, neuron, size = grid.population.name, grid.population.neuron, grid.population.size

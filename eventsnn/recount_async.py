@@ -188,10 +188,11 @@ class TimedAccount(Account):
                 continue
             sample, neuron, time = spikes[route.connection.source]
             fan, pool, tables, lag = route.fan, route.pool, route.tables, np.array(delay)
-            if route.late is not None:  # its pools are behind: this mode has none in front of such synapses
+            if route.late is not None:
                 way = route.late.reached[neuron].tocoo()
                 sample, neuron, time = (np.repeat(x, way.data) for x in (sample[way.row], way.col, time[way.row]))
-                fan, pool, tables = np.ones(len(route.late.own), np.int64), route.late.pool, route.late.tables
+                fan = np.ones(len(route.late.own), np.int64)
+                pool, tables = 0 * fan, [route.late.table]
                 lag = self._lags(delay, route.late)[neuron]
             time = time + lag
             came = self._is_past(p, sample, time)

@@ -27,7 +27,7 @@ from eventsnn.network import (
     Sparse,
     Subsample,
 )
-from eventsnn.neurons import IF, LIF, Gate, Input, Integrator, Relay
+from eventsnn.neurons import IF, LI, LIF, Gate, Input, Integrator, Relay, Synapse
 
 
 @dataclass
@@ -200,6 +200,18 @@ def per_unit(value, shape: tuple[int, ...]) -> list[float]:
 # ---------------------------------------------------------------------------------------------------- one connection
 
 
+class Taps:
+    """Taps of one event, in one class: how many, how many of a weight other than 0, and how many by own delay."""
+
+    def __init__(self) -> None:
+        self.structural, self.effective, self.by_delay = 0, 0, Counter()
+
+    def add(self, effective: bool, late: int) -> None:
+        self.structural += 1
+        self.effective += effective
+        self.by_delay[late] += 1
+
+
 class Path:
     """What one event of each source unit does on its way through a connection."""
 
@@ -235,32 +247,54 @@ class Path:
             here = {target for u in here for target, _ in fan[u]}
         return here
 
-    def walk(self, unit: int) -> tuple[list[tuple[int, float]], dict[str, tuple[int, int]]]:
-        """Arrivals (target unit, weight) of one event, and its taps: class -> (structural, effective)."""
+    def walk(self, unit: int) -> tuple[list[tuple[int, float]], dict[str, Taps], list[int]]:
+        """Arrivals (target unit, weight) of one event, its taps by class, and the own delay of every arrival."""
         if unit not in self.known:
-            here = [(unit, 1.0)]
-            weights: list[float] = []
-            pooled = 0
+            here = [(unit, 1.0, 0)]
+            main, pooled = Taps(), Taps()
             for index, (fan, pool) in enumerate(zip(self.fans, self.pools, strict=True)):
-                if index == self.place:
-                    weights = [w for u, _ in here for _, w in fan[u]]
-                here = [(target, value * w) for u, value in here for target, w in fan[u]]
-                pooled += len(here) if pool else 0
+                synaptic = index == self.place
+                behind = []
+                for u, value, late in here:
+                    for i, (target, weight) in enumerate(fan[u]):
+                        own = self.own_delay(u, i) if synaptic else 0
+                        behind.append((target, value * weight, late + own))
+                        if synaptic and self.weighted:
+                            main.add(weight != 0, late + own)
+                        if pool:
+                            pooled.add(True, late + own)
+                here = behind
             if not self.weighted:
                 # without a weight the maps are one map: its taps are the pairs it connects
-                weights = [w for _, w in here]
-            taps = {self.main: (len(weights), sum(w != 0 for w in weights))}
+                for _, weight, late in here:
+                    main.add(weight != 0, late)
+            taps = {self.main: main}
             if self.weighted and any(self.pools):
-                taps["pool"] = (pooled, pooled)
-            self.known[unit] = (here, taps)
+                taps["pool"] = pooled
+            self.known[unit] = ([(u, w) for u, w, _ in here], taps, [late for _, _, late in here])
         return self.known[unit]
+
+    def own_delay(self, unit: int, synapse: int) -> int:
+        """Ticks that a synapse of a unit in front of the operation takes, beside the connection's."""
+        op = self.connection.op
+        if not isinstance(op, Sparse) or op.delay is None:
+            return 0
+        ticks = op.delay[int(op.indptr[unit]) + synapse]
+        assert ticks == int(ticks)
+        return int(ticks)
+
+    def own_delays(self) -> set[int]:
+        """The delays that its synapses have beside the connection's."""
+        op = self.connection.op
+        return {int(d) for d in op.delay} or {0} if isinstance(op, Sparse) and op.delay is not None else {0}
 
 
 def longest_paths(network: Network, delays: dict[str, int]) -> dict[str, int]:
     depth = {p.name: 0 for p in network.populations}
     for _ in network.populations:  # relaxing once per population is enough: a path visits each at most once
         for c in network.connections:
-            if delays[c.label] == 0:
+            own = c.op.delay if isinstance(c.op, Sparse) else None
+            if delays[c.label] == 0 and (own is None or not len(own) or min(own) == 0):
                 depth[c.target] = max(depth[c.target], depth[c.source] + 1)
     return depth
 
@@ -290,7 +324,7 @@ class Exactness:
 
 
 class Cell:
-    """The neurons of one population: membranes, refractory times, resets owed."""
+    """The neurons of one population: membranes, synaptic currents, refractory times, resets owed."""
 
     def __init__(self, population: Population, exact: Exactness, result: Result) -> None:
         self.population, self.neuron, self.exact, self.result = population, population.neuron, exact, result
@@ -299,10 +333,23 @@ class Cell:
         self.owes = [False] * n
         self.u = [0.0] * n
         self.parameter: dict[str, list[float]] = {}
+        self.leaks = isinstance(self.neuron, LIF | LI)
+        names = ["threshold", "reset_value", "gain"] if isinstance(self.neuron, IF) else []
+        names += ["gain", "v0"] if isinstance(self.neuron, LI) else []
+        names += ["alpha", "rest"] if self.leaks else []
+        for name in names:
+            self.parameter[name] = per_unit(getattr(self.neuron, name), shape)
+        if isinstance(self.neuron, LI):
+            self.u = list(self.parameter["v0"])
+        self.current: list[list[float]] = []  # by receptor and unit
+        self.synapse: list[dict[str, list[float]]] = []  # by receptor: parameters of the current
+        if isinstance(self.neuron, Synapse):
+            for receptor in range(self.neuron.receptors):
+                values = self.neuron.current(receptor)
+                names = ["alpha_syn", "gain_syn", "gain_old", "i0"]
+                self.synapse.append({name: per_unit(getattr(values, name), shape) for name in names})
+                self.current.append(list(self.synapse[receptor]["i0"]))
         if isinstance(self.neuron, IF):
-            names = ["threshold", "reset_value", "gain"] + (["alpha", "rest"] if isinstance(self.neuron, LIF) else [])
-            for name in names:
-                self.parameter[name] = per_unit(getattr(self.neuron, name), shape)
             if self.neuron.v_min is not None:
                 self.parameter["v_min"] = per_unit(self.neuron.v_min, shape)
             amount = self.neuron.reset_amount
@@ -315,6 +362,14 @@ class Cell:
     def drops(self, unit: int, tick: int) -> bool:
         neuron = self.neuron
         return isinstance(neuron, IF) and neuron.refractory_input == "discard" and self.refractory(unit, tick)
+
+    def held(self, unit: int, tick: int) -> bool:
+        """Whether the membrane is left alone in this tick: no leak, no input, no bound."""
+        return self.refractory(unit, tick) and (bool(self.neuron.hold) or self.neuron.refractory == math.inf)
+
+    def decaying(self) -> int:
+        """How many state variables of a neuron leak: its membrane, and its currents."""
+        return self.leaks + len(self.current)
 
     def did(self, operation: str, times: int = 1) -> None:
         self.result.operations[self.population.name, operation] += times
@@ -336,25 +391,50 @@ class Cell:
         threshold = self.exact.term(self.parameter["threshold"][unit])
         return self.u[unit] > threshold if self.neuron.comparator == "gt" else self.u[unit] >= threshold
 
-    def fire(self, unit: int, current: float, tick: int, driven: bool) -> int:
-        """One turn of one IF or LIF neuron; returns how often it fired. driven: something came in."""
+    def drive(self, unit: int, inputs: list[float], tick: int) -> list[float]:
+        """What the inputs of a tick, by receptor, add to the membrane; the currents of a `Synapse` take them up."""
+        gain = self.parameter["gain"][unit]
+        if not isinstance(self.neuron, Synapse):
+            return [] if self.drops(unit, tick) else [self.exact.term(gain * inputs[0])]
+        parts = []
+        for current, synapse, came in zip(self.current, self.synapse, inputs, strict=True):
+            old = current[unit]
+            kept = self.exact.term(synapse["alpha_syn"][unit] * old)
+            current[unit] = self.exact.total([kept, self.exact.term(synapse["gain_syn"][unit] * came)])
+            parts.append(self.exact.term(gain * current[unit]))
+            parts.append(self.exact.term(synapse["gain_old"][unit] * old))
+        return parts
+
+    def fire(self, unit: int, inputs: list[float], tick: int, driven: bool) -> int:
+        """One turn of one spiking neuron; returns how often it fired. driven: something came in."""
         updated = driven or (self.owes[unit] and self.neuron.reset != "none")
-        spikes = self.take_turn(unit, current, tick)
+        spikes = self.take_turn(unit, inputs, tick)
         if updated or spikes:
             self.did("neuron_update")
             self.did("threshold_test", 1 + (spikes if self.neuron.multi_spike else 0))
-            if isinstance(self.neuron, LIF):
-                self.did("decay")
+            self.did("decay", self.decaying())
         return spikes
 
-    def take_turn(self, unit: int, current: float, tick: int) -> int:
-        neuron, leaky = self.neuron, isinstance(self.neuron, LIF)
-        if leaky and neuron.leak == "before":
+    def read(self, unit: int, inputs: list[float], tick: int, driven: bool) -> None:
+        """One turn of a readout that does not fire."""
+        if not isinstance(self.neuron, LI):
+            self.u[unit] = self.exact.term(self.u[unit] + inputs[0])
+        else:
             self.leak(unit)
-        if not self.drops(unit, tick):
-            self.u[unit] = self.exact.term(self.u[unit] + self.exact.term(self.parameter["gain"][unit] * current))
-        if neuron.v_min is not None:
-            self.u[unit] = max(self.u[unit], self.parameter["v_min"][unit])
+            self.u[unit] = self.exact.total([self.u[unit], *self.drive(unit, inputs, tick)])
+        if driven:
+            self.did("neuron_update")
+            self.did("decay", self.decaying())
+
+    def take_turn(self, unit: int, inputs: list[float], tick: int) -> int:
+        neuron, leaky, held = self.neuron, isinstance(self.neuron, LIF), self.held(unit, tick)
+        driven = self.drive(unit, inputs, tick)  # a current goes on while its membrane is held
+        if not held:
+            if leaky and neuron.leak == "before":
+                self.leak(unit)
+            self.u[unit] = self.exact.total([self.u[unit], *driven])
+            if neuron.v_min is not None:
+                self.u[unit] = max(self.u[unit], self.parameter["v_min"][unit])
         if self.owes[unit]:
             self.reset(unit)
             self.owes[unit] = False
@@ -369,7 +449,7 @@ class Cell:
                 spikes += 1
                 self.reset(unit)
             self.until[unit] = tick + neuron.refractory
-        if leaky and neuron.leak == "after":
+        if leaky and neuron.leak == "after" and not held:
             self.leak(unit)
         return spikes
 
@@ -423,16 +503,19 @@ def simulate(network: Network, sample, ticks: int, policy: tuple = ("fixed",), l
     open_account(network, paths, ticks, result)
     images = image_currents(network, paths, sample, exact, result) if network.encoding == "direct" else {}
 
-    waiting: dict[tuple[int, str], list] = {}  # (tick, target) -> deliveries (connection, events)
+    waiting: dict[tuple[int, str], list] = {}  # (tick, target) -> deliveries (connection, events, own delay)
     stopped = False
     for tick in range(ticks):
-        image_now = {label: current for label, current in images.items() if tick >= delays[label]}
+        image_now = {}  # connection -> by synaptic delay, the currents that flow already
+        for (label, late), current in images.items():
+            if tick >= delays[label] + late:
+                image_now.setdefault(label, []).append(current)
         for level in range(max(depth.values()) + 1):
             here = [p for p in network.populations if depth[p.name] == level]
             arrived = {p.name: {} for p in here}  # population -> connection -> unit -> list of contributions
             for p in here:
-                for c, events in waiting.pop((tick, p.name), []):
-                    deliver(paths[c.label], cells[p.name], events, tick, arrived[p.name], result)
+                for c, events, late in waiting.pop((tick, p.name), []):
+                    deliver(paths[c.label], cells[p.name], events, late, tick, arrived[p.name], result)
             for p in here:
                 emitted = turn(network, p, cells[p.name], tick, arrived[p.name], image_now, sample)
                 result.events += [(tick, p.name, unit, value) for unit, value in emitted]
@@ -445,9 +528,11 @@ def simulate(network: Network, sample, ticks: int, policy: tuple = ("fixed",), l
                 for c in network.connections:
                     if c.source == p.name and emitted:
                         book_emitted(paths[c.label], emitted, tick, result)
-                        waiting.setdefault((tick + delays[c.label], c.target), []).append((c, emitted))
+                        for late in sorted(paths[c.label].own_delays()):
+                            due = tick + delays[c.label] + late
+                            waiting.setdefault((due, c.target), []).append((c, emitted, late))
             if level == depth[network.output]:
-                output = list(cells[network.output].u) if network.readout == "sum" else list(counts)
+                output = list(counts) if network.readout == "spikes" else list(cells[network.output].u)
                 result.outputs.append(output)
                 result.stop_time = tick + 1
                 fired = network.readout == "spikes" and any(counts)
@@ -460,10 +545,10 @@ def simulate(network: Network, sample, ticks: int, policy: tuple = ("fixed",), l
             break
 
     for deliveries in waiting.values():
-        for c, events in deliveries:
+        for c, events, late in deliveries:
             for unit, _ in events:
-                for kind, (structural, _) in paths[c.label].walk(unit)[1].items():
-                    result.taps[c.label, kind]["in_flight"] += structural
+                for kind, taps in paths[c.label].walk(unit)[1].items():
+                    result.taps[c.label, kind]["in_flight"] += taps.by_delay[late]
 
     leaders = [k for k, value in enumerate(output) if value == max(output)]
     if network.readout == "spikes":
@@ -492,7 +577,7 @@ def synops(result: Result, tick: int) -> int:
 
 
 def image_currents(network: Network, paths: dict[str, Path], image, exact: Exactness, result: Result) -> dict:
-    """The constant current of every connection the image enters by; books its multiplications."""
+    """The constant currents of the connections the image enters by, by own delay; books its multiplications."""
     shape = network.input.shape
     mean = per_unit(np.broadcast_to(network.mean if network.mean is not None else 0.0, shape[:1]), shape)
     std = per_unit(np.broadcast_to(network.std if network.std is not None else 1.0, shape[:1]), shape)
@@ -501,48 +586,52 @@ def image_currents(network: Network, paths: dict[str, Path], image, exact: Exact
     for c in network.connections:
         if c.source != network.input.name:
             continue
-        terms: list[list[float]] = [[] for _ in range(network[c.target].size)]
+        path = paths[c.label]
+        terms = {late: [[] for _ in range(network[c.target].size)] for late in path.own_delays()}
         for unit, pixel in enumerate(pixels):
-            arrivals, taps = paths[c.label].walk(unit)
-            for target, weight in arrivals:
-                terms[target].append(exact.term(weight * exact.term(pixel)))
-            if paths[c.label].weighted:
-                result.macs_input += taps[paths[c.label].main][0]
-        currents[c.label] = [exact.total(t) for t in terms]
+            arrivals, taps, delays = path.walk(unit)
+            for (target, weight), late in zip(arrivals, delays, strict=True):
+                terms[late][target].append(exact.term(weight * exact.term(pixel)))
+            if path.weighted:
+                result.macs_input += taps[path.main].structural
+        for late, by_unit in terms.items():
+            currents[c.label, late] = [exact.total(t) for t in by_unit]
     return currents
 
 
 def book_emitted(path: Path, events: list[tuple[int, float]], tick: int, result: Result) -> None:
     label = path.connection.label
     for unit, value in events:
-        for kind, (structural, effective) in path.walk(unit)[1].items():
+        for kind, taps in path.walk(unit)[1].items():
             counts = result.taps[label, kind]
-            counts["structural"][tick] += structural
-            counts["units"][tick] += structural * (int(value) if path.multiple else 1)
-            counts["effective"][tick] += effective
+            counts["structural"][tick] += taps.structural
+            counts["units"][tick] += taps.structural * (int(value) if path.multiple else 1)
+            counts["effective"][tick] += taps.effective
             if not (path.weighted and kind == path.main):
-                counts["effective_per_tick"][tick] += effective
+                counts["effective_per_tick"][tick] += taps.effective
     if path.weighted:
         distinct = {u for unit, value in events if value != 0 for u in path.reached(unit)}
         present = sum(w != 0 for u in distinct for _, w in path.fans[path.place][u])
         result.taps[label, path.main]["effective_per_tick"][tick] += present
 
 
-def deliver(path: Path, cell: Cell, events: list, tick: int, arrived: dict, result: Result) -> None:
-    """Add events to what arrived at the target, unless a refractory neuron discards them."""
+def deliver(path: Path, cell: Cell, events: list, late: int, tick: int, arrived: dict, result: Result) -> None:
+    """Add events to what arrived at the target, over synapses of one own delay, unless a refractory neuron drops it."""
     label = path.connection.label
     register = arrived.setdefault(label, {})
     for unit, value in events:
-        arrivals, taps = path.walk(unit)
+        arrivals, taps, delays = path.walk(unit)
         dropped = 0
-        for target, weight in arrivals:
+        for (target, weight), own in zip(arrivals, delays, strict=True):
+            if own != late:
+                continue
             if cell.drops(target, tick):
                 dropped += 1
             else:
                 register.setdefault(target, []).append(cell.exact.term(weight * value))
-        for kind, (structural, _) in taps.items():
+        for kind, found in taps.items():
             lost = dropped if kind == path.main else 0  # a pool in front of a weight ends before the refractory neuron
-            result.taps[label, kind]["delivered"][tick] += structural - lost
+            result.taps[label, kind]["delivered"][tick] += found.by_delay[late] - lost
             result.taps[label, kind]["dropped"][tick] += lost
 
 
@@ -557,8 +646,9 @@ def turn(network, population, cell, tick, arrived, image_now, sample) -> list[tu
     imaged = any(c.label in image_now for c in incoming)
     if isinstance(neuron, IF | Integrator):
         cell.did("neuron_update_clocked", population.size)
-        cell.did("decay_clocked", population.size if isinstance(neuron, LIF) else 0)
-    terms: list[list[float]] = [[] for _ in units]
+        cell.did("decay_clocked", population.size * cell.decaying())
+    receptors = range(max(1, len(cell.current)))
+    terms: list[list[list[float]]] = [[[] for _ in receptors] for _ in units]  # by unit and receptor
     constants = [0.0] * population.size
     for c in incoming:
         scale = per_unit(1.0 if c.scale is None else c.scale[tick], population.shape)
@@ -567,14 +657,16 @@ def turn(network, population, cell, tick, arrived, image_now, sample) -> list[tu
             constant = per_unit(c.shift[tick], population.shape)
         for u in units:
             sums = list(arrived.get(c.label, {}).get(u, ()))
-            if c.label in image_now:
-                sums.append(image_now[c.label][u])
-            terms[u] += [cell.exact.term(scale[u] * cell.exact.total(sums)), constant[u]]
+            sums += [flowing[u] for flowing in image_now.get(c.label, ())]
+            terms[u][c.receptor or 0] += [cell.exact.term(scale[u] * cell.exact.total(sums)), constant[u]]
             constants[u] += constant[u]
-    current = [cell.exact.total(terms[u]) for u in units]
-    present = [constants[u] != 0 and not cell.drops(u, tick) for u in units]
+    inputs = [[cell.exact.total(terms[u][r]) for r in receptors] for u in units]
+    current = [inputs[u][0] for u in units]
+    # a constant does not arrive: the current of a refractory neuron takes it up, a membrane that discards does not
+    hears = [isinstance(neuron, Synapse) or not cell.drops(u, tick) for u in units]
+    present = [constants[u] != 0 and hears[u] for u in units]
     cell.did("bias", sum(present))
-    driven = [u in came or present[u] or (imaged and not cell.drops(u, tick)) for u in units]
+    driven = [u in came or present[u] or (imaged and hears[u]) for u in units]
 
     if isinstance(neuron, Relay):
         tables = [c for c in incoming if c.bias is not None or c.shift is not None]
@@ -583,8 +675,8 @@ def turn(network, population, cell, tick, arrived, image_now, sample) -> list[tu
     if isinstance(neuron, Gate):
         return [(u, 1.0) for u in units if current[u] > 0]
     if isinstance(neuron, Integrator):
-        cell.u = [cell.exact.term(cell.u[u] + current[u]) for u in units]
-        cell.did("neuron_update", sum(driven))
+        for u in units:
+            cell.read(u, inputs[u], tick, driven[u])
         return []
-    fired = [(u, float(cell.fire(u, current[u], tick, driven[u]))) for u in units]
+    fired = [(u, float(cell.fire(u, inputs[u], tick, driven[u]))) for u in units]
     return [(u, spikes) for u, spikes in fired if spikes]

@@ -7,7 +7,7 @@ values no sum rounds, whatever its order, and two simulators are compared with `
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from hypothesis import strategies as st
@@ -26,7 +26,7 @@ from eventsnn.network import (
     Sparse,
     Subsample,
 )
-from eventsnn.neurons import IF, LIF, Gate, Input, Integrator, Relay
+from eventsnn.neurons import IF, LI, LIF, CubaLI, CubaLIF, Gate, Input, Integrator, Neuron, Relay, Synapse
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def spread(draw, shape: tuple[int, ...], values: list[float]):
 # ------------------------------------------------------------------------------------------------------------ neurons
 
 
-def neurons(draw, shape: tuple[int, ...], multi_spike: bool) -> IF:
-    """An IF or LIF with any flags."""
+def neurons(draw, shape: tuple[int, ...], multi_spike: bool, full: bool = False) -> IF:
+    """An IF or LIF with any flags; with `full` also a CubaLIF, and neurons that are held or fire once."""
     options: dict = {
         "threshold": spread(draw, shape, [1.0, 2.0, 0.5, 3.0, 1.5]),
         "comparator": draw(st.sampled_from(["ge", "gt"])),
@@ -84,20 +84,68 @@ def neurons(draw, shape: tuple[int, ...], multi_spike: bool) -> IF:
         options["v_min"] = spread(draw, shape, [0.0, -1.0, -0.5, -2.0])
     if chance(draw, 20):
         options["gain"] = spread(draw, shape, [0.5, 2.0, 1.0, -1.0])
+    current_based = full and chance(draw, 35)
     if options["reset"] == "subtract" and multi_spike and chance(draw, 50):
         options["multi_spike"] = True
     else:
-        options["reset_delay"] = chance(draw, 20)
+        if not current_based:
+            options["reset_delay"] = chance(draw, 20)
         if chance(draw, 30):
             options["refractory"] = draw(st.integers(1, 3))
             options["refractory_input"] = draw(st.sampled_from(["discard", "integrate"]))
+            if full and chance(draw, 30):
+                options["refractory"] = math.inf
+            held = current_based or options["refractory_input"] == "discard"
+            if full and held and ((current_based and options["refractory"] != math.inf) or chance(draw, 50)):
+                options["hold"] = True
+    if current_based:
+        return CubaLIF(**options, **leaks(draw, shape), **currents(draw, shape))
     if not chance(draw, 60):
         return IF(**options)
-    options["alpha"] = spread(draw, shape, [0.5, 0.25, 0.75, 1.0, 0.0])
-    options["leak"] = draw(st.sampled_from(["before", "after"]))
+    return LIF(**options, leak=draw(st.sampled_from(["before", "after"])), **leaks(draw, shape))
+
+
+def leaks(draw, shape: tuple[int, ...]) -> dict:
+    """Where a membrane decays to, and how fast."""
+    options = {"alpha": spread(draw, shape, [0.5, 0.25, 0.75, 1.0, 0.0])}
     if chance(draw, 30):
         options["rest"] = spread(draw, shape, [1.0, -1.0, 0.5, 4.0])
-    return LIF(**options)
+    return options
+
+
+def currents(draw, shape: tuple[int, ...]) -> dict:
+    """One synaptic current or two. What is not a tuple holds for both."""
+    receptors = draw(st.sampled_from([1, 1, 2]))
+
+    def by_receptor(values: list[float]):
+        if receptors == 1 or chance(draw, 30):
+            return spread(draw, shape, values)
+        return tuple(spread(draw, shape, values) for _ in range(receptors))
+
+    options = {"alpha_syn": by_receptor([0.5, 0.5, 0.0, 1.0, 0.75])}
+    if chance(draw, 30):
+        options["gain_syn"] = by_receptor([0.5, 2.0, 1.0, -1.0])
+    if chance(draw, 30):
+        options["gain_old"] = by_receptor([0.0, 0.5, 1.0, -1.0])
+    if chance(draw, 20):
+        options["i0"] = by_receptor([0.0, 0.5, 1.0, -1.0])
+    if receptors == 2 and not any(isinstance(v, tuple) for v in options.values()):
+        options["gain_syn"] = (1.0, -1.0)
+    return options
+
+
+def readouts(draw, shape: tuple[int, ...], readout: str, multi_spike: bool, full: bool) -> Neuron:
+    """An output population: spikes, sums, or leaky potentials."""
+    if readout == "spikes":
+        return neurons(draw, shape, multi_spike, full)
+    if readout == "sum":
+        return Integrator()
+    options = leaks(draw, shape)
+    if chance(draw, 30):
+        options["v0"] = spread(draw, shape, [0.5, -1.0, 1.0])
+    if chance(draw, 30):
+        options["gain"] = spread(draw, shape, [0.5, 2.0, -1.0])
+    return CubaLI(**options, **currents(draw, shape)) if chance(draw, 50) else LI(**options)
 
 
 # -------------------------------------------------------------------------------------------- maps and operations
@@ -165,14 +213,18 @@ def convolutions(draw, shape: tuple[int, ...]) -> Conv:
     return Conv(weight, tuple(stride), tuple(padding), tuple(dilation), groups)
 
 
-def synapses(draw, source: tuple[int, ...], target: tuple[int, ...]) -> Sparse:
-    """A random list of synapses, zero weights and repeated pairs included."""
+def synapses(draw, source: tuple[int, ...], target: tuple[int, ...], full: bool = False) -> Sparse:
+    """A random list of synapses, zero weights and repeated pairs included; with `full` also delays of their own."""
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     rows = rng.integers(0, 4, math.prod(source))
     n = int(rows.sum())
     weight = rng.integers(-2, 4, n).astype(np.float64)
     target_unit = rng.integers(0, math.prod(target), n)
-    return Sparse(np.concatenate([[0], np.cumsum(rows)]), target_unit, weight, target)
+    delay = None
+    if full and chance(draw, 50):
+        quickest = draw(st.integers(0, 1))
+        delay = rng.integers(quickest, 4, n) * draw(st.sampled_from([1.0, 1]))
+    return Sparse(np.concatenate([[0], np.cumsum(rows)]), target_unit, weight, target, delay)
 
 
 def identities(draw, channels: int) -> Identity:
@@ -181,7 +233,7 @@ def identities(draw, channels: int) -> Identity:
     return Identity(draw(st.sampled_from([1.0, 2.0, -1.0, 0.5])))
 
 
-def routes(draw, shape: tuple[int, ...], plain: bool) -> tuple[list, object, list, tuple[int, ...]]:
+def routes(draw, shape: tuple[int, ...], plain: bool, full: bool = False) -> tuple[list, object, list, tuple[int, ...]]:
     """Maps before, operation, maps after, and the shape they lead to. plain: nothing after the operation."""
     if len(shape) > 1:
         kind = draw(st.sampled_from(["conv", "conv", "conv", "identity", "dense", "sparse"]))
@@ -200,13 +252,16 @@ def routes(draw, shape: tuple[int, ...], plain: bool) -> tuple[list, object, lis
     else:
         dims = draw(st.integers(0, 2))
         grid = (draw(st.integers(1, 3)), *(draw(st.integers(1, 4)) for _ in range(dims)))
-        op = synapses(draw, inner, grid)
+        op = synapses(draw, inner, grid, full and not any(isinstance(m, Pool | AdaptivePool) for m in before))
     shape = op.out_shape(inner)
+    plain = plain or (isinstance(op, Sparse) and op.delay is not None)
     after, shape = ([], shape) if plain else spatial_maps(draw, shape, 15)
+    if isinstance(op, Sparse) and (after or any(isinstance(step, Pool | AdaptivePool) for step in before)):
+        op = replace(op, delay=None)
     return before, op, after, shape
 
 
-def bridges(draw, source: tuple[int, ...], target: tuple[int, ...]) -> tuple[list, object]:
+def bridges(draw, source: tuple[int, ...], target: tuple[int, ...], full: bool = False) -> tuple[list, object]:
     """Maps and an operation from one given shape to another."""
     kinds = ["sparse"]
     if source == target:
@@ -232,7 +287,7 @@ def bridges(draw, source: tuple[int, ...], target: tuple[int, ...]) -> tuple[lis
         kernel = tuple(draw(st.sampled_from([1, 3, 5])) for _ in strides)
         weight = integers(draw, (target[0], source[0], *kernel), -1, 2)
         return [], Conv(weight, strides, tuple((k // 2, k // 2) for k in kernel), (1,) * len(strides))
-    return [], synapses(draw, source, target)
+    return [], synapses(draw, source, target, full)
 
 
 def extras(draw, shape: tuple[int, ...], ticks: int) -> dict:
@@ -255,8 +310,14 @@ def delays(draw) -> int:
 
 
 @st.composite
-def cases(draw, encoding: str | None = None, readout: str | None = None) -> Case:
-    """A network with its samples. readout: "sum", "spikes" or None for either."""
+def cases(draw, encoding: str | None = None, readout: str | None = None, full: bool = False) -> Case:
+    """A network with its samples.
+
+    readout: "sum", "spikes", "potential" (which implies `full`) or None for any. full: everything there is, also what
+    some readers of networks refuse or run otherwise: current-based neurons, leaky readouts, neurons that are held while
+    refractory or fire once, delays by synapse.
+    """
+    full = full or readout == "potential"
     ticks = draw(st.integers(1, 6)) if not chance(draw, 10) else draw(st.integers(7, 30))
     encoding = encoding or draw(st.sampled_from(["direct", "events"]))
     recurrent = chance(draw, 35)
@@ -282,33 +343,33 @@ def cases(draw, encoding: str | None = None, readout: str | None = None) -> Case
             if same and chance(draw, 50):
                 connections.append(Connection(draw(st.sampled_from(same)).name, name, delay=delays(draw)))
             continue
-        before, op, after, shape = routes(draw, source.shape, plain=chance(draw, 50))
-        neuron = Relay() if kind == "relay" else neurons(draw, shape, several)
+        before, op, after, shape = routes(draw, source.shape, chance(draw, 50), full)
+        neuron = Relay() if kind == "relay" else neurons(draw, shape, several, full)
         if isinstance(neuron, IF) and neuron.multi_spike:
             several = False
         if isinstance(neuron, IF) and neuron.discards:
             after, shape = [], op.out_shape(shape_before(before, source.shape))
             neuron = refitted(neuron, shape)
         populations.append(Population(name, shape, neuron))
-        more = extras(draw, shape, ticks)
+        more = feeds(draw, neuron, shape, ticks)
         connections.append(Connection(source.name, name, op, tuple(before), tuple(after), delays(draw), **more))
         if chance(draw, 35):
-            connections.append(bridge(draw, draw(st.sampled_from(populations[:-1])), populations[-1], ticks, 0))
+            connections.append(bridge(draw, draw(st.sampled_from(populations[:-1])), populations[-1], ticks, 0, full))
 
     shape = (draw(st.integers(2, 4)),)
-    readout = readout or draw(st.sampled_from(["sum", "spikes", "spikes"]))
-    neuron = Integrator() if readout == "sum" else neurons(draw, shape, several)
-    populations.append(Population("out", shape, neuron))
-    connections.append(bridge(draw, populations[-2], populations[-1], ticks, 0))
+    readout = readout or draw(st.sampled_from(["sum", "spikes", "spikes", *(["potential"] if full else [])]))
+    populations.append(Population("out", shape, readouts(draw, shape, readout, several, full)))
+    connections.append(bridge(draw, populations[-2], populations[-1], ticks, 0, full))
     if chance(draw, 30):
-        connections.append(bridge(draw, draw(st.sampled_from(populations[:-1])), populations[-1], ticks, 0))
+        connections.append(bridge(draw, draw(st.sampled_from(populations[:-1])), populations[-1], ticks, 0, full))
     if readout == "spikes" and chance(draw, 25):
-        populations.append(Population("beyond", (2,), neurons(draw, (2,), False)))
-        connections.append(bridge(draw, populations[-2], populations[-1], ticks, 0))
+        populations.append(Population("beyond", (2,), neurons(draw, (2,), False, full)))
+        connections.append(bridge(draw, populations[-2], populations[-1], ticks, 0, full))
     if recurrent:
         spiking = [p for p in populations if isinstance(p.neuron, IF)]
         for _ in range(draw(st.integers(1, 2)) if spiking else 0):
-            connections.append(bridge(draw, draw(st.sampled_from(spiking)), draw(st.sampled_from(spiking)), ticks, 1))
+            ends = draw(st.sampled_from(spiking)), draw(st.sampled_from(spiking))
+            connections.append(bridge(draw, *ends, ticks, 1, full))
 
     options: dict = {"encoding": encoding, "ticks": ticks, "tick_seconds": 1e-3}
     inputs = populations[0].shape
@@ -339,18 +400,33 @@ def shape_before(steps: list, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def refitted(neuron: IF, shape: tuple[int, ...]) -> IF:
     """The neuron for another shape: an array parameter falls back to its first number."""
-    values = {name: getattr(neuron, name) for name in neuron.__dataclass_fields__}
-    for name, value in values.items():
-        if isinstance(value, np.ndarray) and value.shape not in (shape, shape[:1]):
-            values[name] = float(value.flat[0])
-    return type(neuron)(**values)
+
+    def fitted(value):
+        if isinstance(value, tuple):
+            return tuple(fitted(v) for v in value)
+        return (
+            float(value.flat[0]) if isinstance(value, np.ndarray) and value.shape not in (shape, shape[:1]) else value
+        )
+
+    return type(neuron)(**{name: fitted(getattr(neuron, name)) for name in neuron.__dataclass_fields__})
 
 
-def bridge(draw, source: Population, target: Population, ticks: int, least_delay: int) -> Connection:
+def feeds(draw, neuron: Neuron, shape: tuple[int, ...], ticks: int) -> dict:
+    """Which of its currents a connection feeds, and what else it brings: only the first takes a bias or a table."""
+    if isinstance(neuron, Synapse) and neuron.receptors == 2 and chance(draw, 50):
+        return {"receptor": 1}
+    return extras(draw, shape, ticks) | ({"receptor": 0} if isinstance(neuron, Synapse) and chance(draw, 10) else {})
+
+
+def bridge(
+    draw, source: Population, target: Population, ticks: int, least_delay: int, full: bool = False
+) -> Connection:
     """One more connection between two populations that are there already."""
-    delay = max(least_delay, delays(draw))
     if isinstance(target.neuron, Gate):
         raise AssertionError("a gate takes only windows of binary events")
-    before, op = bridges(draw, source.shape, target.shape)
-    more = extras(draw, target.shape, ticks) if chance(draw, 40) else {}
+    before, op = bridges(draw, source.shape, target.shape, full)
+    own = op.delay if isinstance(op, Sparse) else None
+    slow = own is not None and own.size > 0 and own.min() > 0  # no loop needs another delay then
+    delay = max(0 if slow else least_delay, delays(draw))
+    more = feeds(draw, target.neuron, target.shape, ticks) if chance(draw, 40) else {}
     return Connection(source.name, target.name, op, tuple(before), (), delay, **more)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from eventsnn.network import AdaptivePool, Connection, Conv, Dense, Flatten, Identity, Network, Pool, Subsample
-from eventsnn.neurons import IF, LIF, Gate, Input, Integrator, Relay
+from eventsnn.network import AdaptivePool, Connection, Conv, Dense, Flatten, Identity, Network, Pool, Sparse, Subsample
+from eventsnn.neurons import IF, LI, LIF, Gate, Input, Integrator, Neuron, Relay, Synapse
 
 
 @dataclass
@@ -103,6 +103,17 @@ def through(x: torch.Tensor, c: Connection, absolute: bool = False, ones: bool =
     return x
 
 
+def lanes(c: Connection) -> list[tuple[int, Connection]]:
+    """The connection by the ticks it takes: once, or once for each delay that synapses have of their own."""
+    if not isinstance(c.op, Sparse) or c.op.delay is None:
+        return [(c.delay, c)]
+    found = []
+    for own in np.unique(c.op.delay):
+        op = replace(c.op, weight=np.where(c.op.delay == own, c.op.weight, 0.0), delay=None)
+        found.append((c.delay + int(own), replace(c, op=op)))
+    return found
+
+
 def counted(step, x: torch.Tensor):
     """An average that counts its terms is a sum; an adaptive one is widened to windows that reach at least as far."""
     if isinstance(step, AdaptivePool):
@@ -131,9 +142,44 @@ def per_channel(values, dims: int, dtype: torch.dtype) -> torch.Tensor:
 # -------------------------------------------------------------------------------------------------------- populations
 
 
-def neuron_step(neuron: IF, state: dict[str, torch.Tensor], current: torch.Tensor) -> torch.Tensor:
-    """One tick of a layer of neurons; returns its spikes."""
-    dims, dtype = current.ndim - 1, current.dtype
+def start(neuron: Neuron, zeros: torch.Tensor) -> dict:
+    """The state of a layer before the first tick."""
+    dims, dtype = zeros.ndim - 1, zeros.dtype
+    state = {"u": zeros + per_channel(getattr(neuron, "v0", 0.0), dims, dtype), "refractory": zeros, "last": zeros}
+    if isinstance(neuron, Synapse):
+        state["i"] = [zeros + per_channel(neuron.current(r).i0, dims, dtype) for r in range(neuron.receptors)]
+    return state
+
+
+def drive(neuron: Neuron, state: dict, inputs: list[torch.Tensor]) -> torch.Tensor:
+    """What a tick adds to the membranes; synaptic currents take up the input of their receptor."""
+    dims, dtype = inputs[0].ndim - 1, inputs[0].dtype
+    gain = per_channel(getattr(neuron, "gain", 1.0), dims, dtype)
+    if not isinstance(neuron, Synapse):
+        return gain * inputs[0]
+    taken = torch.zeros_like(inputs[0])
+    for r, came in enumerate(inputs):
+        alpha, add, of_old = (
+            per_channel(getattr(neuron.current(r), name), dims, dtype) for name in ("alpha_syn", "gain_syn", "gain_old")
+        )
+        old = state["i"][r]
+        state["i"][r] = alpha * old + add * came
+        taken = taken + gain * state["i"][r] + of_old * old
+    return taken
+
+
+def readout_step(neuron: Integrator, state: dict, inputs: list[torch.Tensor]) -> None:
+    """One tick of a layer that only adds up."""
+    u, dims = state["u"], inputs[0].ndim - 1
+    if isinstance(neuron, LI):
+        alpha, rest = (per_channel(x, dims, u.dtype) for x in (neuron.alpha, neuron.rest))
+        u = rest + alpha * (u - rest)
+    state["u"] = u + drive(neuron, state, inputs)
+
+
+def neuron_step(neuron: IF, state: dict, arrived: list[torch.Tensor], constant: list[torch.Tensor]) -> torch.Tensor:
+    """One tick of a layer of neurons; returns its spikes. arrived: events, constant: biases and images, by receptor."""
+    dims, dtype = arrived[0].ndim - 1, arrived[0].dtype
 
     def p(name: str) -> torch.Tensor:
         return per_channel(getattr(neuron, name), dims, dtype)
@@ -154,12 +200,17 @@ def neuron_step(neuron: IF, state: dict[str, torch.Tensor], current: torch.Tenso
         return u > p("threshold") if neuron.comparator == "gt" else u >= p("threshold")
 
     u, resting = state["u"], state["refractory"] > 0
+    held, before = resting & (bool(neuron.hold) or neuron.refractory == float("inf")), u
+    if neuron.refractory_input == "discard":
+        arrived = [torch.where(resting, 0.0, x) for x in arrived]
+        if not isinstance(neuron, Synapse):  # a current takes up what is constant
+            constant = [torch.where(resting, 0.0, x) for x in constant]
     if isinstance(neuron, LIF) and neuron.leak == "before":
         u = p("rest") + p("alpha") * (u - p("rest"))
-    driven = u + p("gain") * current
-    u = torch.where(resting, u, driven) if neuron.refractory_input == "discard" else driven
+    u = u + drive(neuron, state, [a + b for a, b in zip(arrived, constant, strict=True)])
     if neuron.v_min is not None:
         u = torch.maximum(u, p("v_min"))
+    u = torch.where(held, before, u)
     if neuron.reset_delay:
         u = reset(u, state["last"])
     state["tested"] = u - p("threshold")
@@ -174,7 +225,7 @@ def neuron_step(neuron: IF, state: dict[str, torch.Tensor], current: torch.Tenso
     state["refractory"] = torch.where(spikes > 0, neuron.refractory, torch.clamp(state["refractory"] - 1, min=0))
     state["last"] = spikes
     if isinstance(neuron, LIF) and neuron.leak == "after":
-        u = p("rest") + p("alpha") * (u - p("rest"))
+        u = torch.where(held, u, p("rest") + p("alpha") * (u - p("rest")))
     state["u"] = u
     return spikes
 
@@ -185,7 +236,7 @@ def cascade(network: Network) -> list[str]:
     waiting = [p.name for p in network.populations]
     while waiting:
         for name in waiting:
-            if all(c.source in order for c in network.connections if c.target == name and c.delay == 0):
+            if all(c.source in order for c in network.connections if c.target == name and c.least_delay == 0):
                 order.append(name)
                 waiting.remove(name)
                 break
@@ -206,10 +257,7 @@ def step(network: Network, inputs: np.ndarray, ticks: int, dtype: torch.dtype = 
         x = x / per_channel(network.std, x.ndim - 1, dtype)
     batch = len(x) if direct else x.shape[1]
     zeros = {p.name: torch.zeros((batch, *p.shape), dtype=dtype) for p in network.populations}
-    states = {}
-    for p in network.populations:
-        v0 = per_channel(getattr(p.neuron, "v0", 0.0), len(p.shape), dtype)
-        states[p.name] = {"u": zeros[p.name] + v0, "refractory": zeros[p.name], "last": zeros[p.name]}
+    states = {p.name: start(p.neuron, zeros[p.name]) for p in network.populations}
     emitted: dict[str, list[torch.Tensor]] = {p.name: [] for p in network.populations}
     potentials: dict[str, list[torch.Tensor]] = {}
     tested: dict[str, list[torch.Tensor]] = {}
@@ -221,32 +269,36 @@ def step(network: Network, inputs: np.ndarray, ticks: int, dtype: torch.dtype = 
                 if isinstance(neuron, Input):
                     emitted[name].append(x if direct else x[t])
                     continue
-                current = zeros[name]
+                dims, receptors = zeros[name].ndim - 1, neuron.receptors if isinstance(neuron, Synapse) else 1
+                arrived, constant = [zeros[name]] * receptors, [zeros[name]] * receptors
                 for c in network.connections:
                     if c.target != name:
                         continue
-                    if t >= c.delay:
-                        past = emitted[c.source][t - c.delay]
-                        if isinstance(neuron, Gate):
-                            current = torch.maximum(current, window_maximum(past, c))
+                    for ticks, lane in lanes(c):
+                        if t < ticks:
                             continue
-                        arriving = through(past, c)
+                        past = emitted[c.source][t - ticks]
+                        if isinstance(neuron, Gate):
+                            arrived[0] = torch.maximum(arrived[0], window_maximum(past, c))
+                            continue
+                        arriving = through(past, lane)
                         if c.scale is not None:
-                            arriving = arriving * per_channel(c.scale[t], current.ndim - 1, dtype)
-                        current = current + arriving
+                            arriving = arriving * per_channel(c.scale[t], dims, dtype)
+                        into = constant if direct and c.source == network.input.name else arrived
+                        into[c.receptor or 0] = into[c.receptor or 0] + arriving
                     if c.shift is not None:
-                        current = current + per_channel(c.shift[t], current.ndim - 1, dtype)
+                        constant[0] = constant[0] + per_channel(c.shift[t], dims, dtype)
                     if c.bias is not None:
-                        current = current + per_channel(c.bias, current.ndim - 1, dtype)
+                        constant[0] = constant[0] + per_channel(c.bias, dims, dtype)
                 if isinstance(neuron, Relay):
-                    emitted[name].append(current)
+                    emitted[name].append(arrived[0] + constant[0])
                 elif isinstance(neuron, Gate):
-                    emitted[name].append((current > 0).to(dtype))
+                    emitted[name].append((arrived[0] > 0).to(dtype))
                 elif isinstance(neuron, Integrator):
-                    states[name]["u"] = states[name]["u"] + current
+                    readout_step(neuron, states[name], [a + b for a, b in zip(arrived, constant, strict=True)])
                     emitted[name].append(zeros[name])
                 else:
-                    emitted[name].append(neuron_step(neuron, states[name], current))
+                    emitted[name].append(neuron_step(neuron, states[name], arrived, constant))
                     tested.setdefault(name, []).append(states[name]["tested"])
                 if isinstance(neuron, IF | Integrator):
                     potentials.setdefault(name, []).append(states[name]["u"])
@@ -254,7 +306,7 @@ def step(network: Network, inputs: np.ndarray, ticks: int, dtype: torch.dtype = 
     seen = {name: torch.stack(values) for name, values in emitted.items()}
     membranes = {name: torch.stack(values) for name, values in potentials.items()}
     output = network.output
-    outputs = membranes[output] if network.readout == "sum" else seen[output].cumsum(0)
+    outputs = seen[output].cumsum(0) if network.readout == "spikes" else membranes[output]
     return Stepped(seen, membranes, {n: torch.stack(v) for n, v in tested.items()}, outputs.flatten(2))
 
 
@@ -300,9 +352,10 @@ def first_differences(network: Network, recorded: dict[str, np.ndarray], stepped
             neuron = network[name].neuron
             reached = torch.zeros_like(explained[name])
             for c in network.connections:
-                if c.target == name and t >= c.delay:
-                    came = differs[c.source][t - c.delay].to(torch.float64)
-                    reached |= through(came, bare(c), ones=True) > 0
+                for ticks, lane in lanes(bare(c)) if c.target == name else ():
+                    if t >= ticks:
+                        came = differs[c.source][t - ticks].to(torch.float64)
+                        reached |= through(came, lane, ones=True) > 0
             if isinstance(neuron, Relay):
                 differs[name][t] = reached  # its sum differs where a term of it does
             if isinstance(neuron, IF):
@@ -333,6 +386,7 @@ def membrane_terms(network: Network, stepped: Stepped) -> dict[str, tuple[torch.
     """
     emitted: dict[str, list] = {p.name: [] for p in network.populations}  # (sum of |terms|, number of terms) per tick
     membrane: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    currents: dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor]] = {}
     tested: dict[str, list] = {}
     for t in range(len(stepped.outputs)):
         for name in cascade(network):
@@ -343,25 +397,40 @@ def membrane_terms(network: Network, stepped: Stepped) -> dict[str, tuple[torch.
             def p(value, dims: int = dims) -> torch.Tensor:
                 return per_channel(np.abs(value), dims, torch.float64)
 
-            size, count = zero, zero
+            receptors = neuron.receptors if isinstance(neuron, Synapse) else 1
+            sizes, counts = [zero] * receptors, [zero] * receptors
             for c in network.connections:
                 if c.target != name:
                     continue
-                if t >= c.delay:
-                    past, behind = emitted[c.source][t - c.delay]
+                r = c.receptor or 0
+                for ticks, lane in lanes(c):
+                    if t < ticks:
+                        continue
+                    past, behind = emitted[c.source][t - ticks]
                     scale = 1.0 if c.scale is None else p(c.scale[t])
-                    size = size + scale * through(past, c, absolute=True)
-                    count = count + through((past != 0).to(torch.float64), c, ones=True) + behind.max()
+                    sizes[r] = sizes[r] + scale * through(past, lane, absolute=True)
+                    counts[r] = counts[r] + through((past != 0).to(torch.float64), lane, ones=True) + behind.max()
                 for table in (c.bias, None if c.shift is None else c.shift[t]):
                     if table is not None:
-                        size, count = size + p(table), count + 1
+                        sizes[r], counts[r] = sizes[r] + p(table), counts[r] + 1
+            size, count = sizes[0], counts[0]
             emitted[name].append((size, count) if isinstance(neuron, Relay) else (spikes.abs(), zero))
             if not isinstance(neuron, IF):
                 continue
+            gain = p(neuron.gain)
+            if isinstance(neuron, Synapse):  # the terms of its currents, now and before, are those of the membrane
+                size, count, gain = zero, zero, 1.0
+                for r in range(receptors):
+                    one = neuron.current(r)
+                    before, terms = currents.get((name, r), (zero + p(one.i0), zero + 1))
+                    now = p(one.alpha_syn) * before + p(one.gain_syn) * sizes[r], terms + counts[r] + 1
+                    size = size + p(neuron.gain) * now[0] + p(one.gain_old) * before
+                    count = count + now[1] + terms
+                    currents[name, r] = now
             size_before, count_before = membrane.get(name, (zero + p(neuron.v0), zero + 1))
             if isinstance(neuron, LIF):
                 size_before, count_before = p(neuron.alpha) * size_before + 2 * p(neuron.rest), count_before + 2
-            size, count = size_before + p(neuron.gain) * size, count_before + count
+            size, count = size_before + gain * size, count_before + count
             tested.setdefault(name, []).append((size + p(neuron.threshold), count + 1))
             if neuron.reset == "value":  # a hard reset forgets
                 size = torch.where(spikes > 0, p(neuron.reset_value), size)

@@ -221,12 +221,13 @@ def test_on_whole_ticks_both_modes_are_one():
     @given(cases(encoding="events"), st.data())
     def check(case, data):
         clocked, later = twins(case.network)
-        inputs = events(*([(1000 * t, unit) for t, unit in s] for s in case.samples))
+        inputs, ticks = events(*([(1000 * t, unit) for t, unit in s] for s in case.samples)), case.ticks
         if data.draw(st.integers(0, 4)) == 4:
             clocked, later = (replace(n, encoding="latency") for n in (clocked, later))
             rng = np.random.default_rng(data.draw(st.integers(0, 99)))
-            inputs = rng.integers(0, 4, (2, *clocked.input.shape)) / 3
-        compare(clocked, later, inputs, layer_delay=data.draw(st.sampled_from([0, 0, 1])), ticks=case.ticks)
+            ticks = 5  # in which quarters of full brightness fire on whole ticks
+            inputs = rng.integers(0, 5, (2, *clocked.input.shape)) / 4
+        compare(clocked, later, inputs, layer_delay=data.draw(st.sampled_from([0, 0, 1])), ticks=ticks)
 
     rng = np.random.default_rng(4)  # windows of 1, 2 and 4 pixels inside the padding: coefficients 1, 1/2 and 1/4
     pool = Pool((2, 2), (2, 2), (1, 1), count_include_pad=False)

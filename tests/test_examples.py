@@ -83,6 +83,31 @@ def test_event_camera():
     assert lines[2].endswith("True")
 
 
+def test_first_spike():
+    """Nearly every letter is right, and the answers cost less than half of what the whole run does."""
+    lines = printed("07_first_spike.py")
+    right, of = re.match(r"(\d+) of (\d+) letters right", lines[0]).groups()
+    assert int(of) == 60
+    assert int(right) >= 57
+    until, end = ([float(x) for x in re.findall(r"[\d.]+", line)] for line in lines[1:3])
+    assert end[0] == 25.0
+    assert 2 * until[0] < end[0]
+    assert 2 * until[1] < end[1]
+    assert lines[3] == "the whole run tells the same answers: True"
+
+
+def test_recurrent():
+    """One kick keeps the network going to its end, and every synapse's event is delivered or under way."""
+    lines = printed("08_recurrent.py")
+    spikes, first, last = re.match(r"(\d+) spikes, the first at (\S+) ms, the last at (\S+) ms", lines[0]).groups()
+    assert int(spikes) > 100
+    assert 1.0 < float(first) < 10
+    assert 490 < float(last) < 500
+    structural, delivered, under_way = (int(n) for n in re.findall(r"\d+", lines[1]))
+    assert structural == delivered + under_way
+    assert under_way > 0
+
+
 def test_every_example_is_tested():
     assert {p.name for p in EXAMPLES.glob("*.py")} == {
         "01_one_neuron.py",
@@ -91,6 +116,8 @@ def test_every_example_is_tested():
         "04_continuous_time.py",
         "05_both_modes.py",
         "06_event_camera.py",
+        "07_first_spike.py",
+        "08_recurrent.py",
     }
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import re
 from pathlib import Path
 
 import h5py
@@ -25,7 +27,7 @@ from eventsnn.network import (
     Sparse,
     Subsample,
 )
-from eventsnn.neurons import IF, LIF, Gate, Input, Integrator, Relay
+from eventsnn.neurons import IF, LI, LIF, CubaLI, CubaLIF, Gate, Input, Integrator, Relay
 from eventsnn.store import load, network_hash, save
 
 
@@ -46,8 +48,8 @@ def same(a, b, where="network"):
         assert a == b, where
 
 
-def everything():
-    """A network with every part there is, and every kind of number a field may hold."""
+def earlier():
+    """A network with every part that the first files knew, and every kind of number a field may hold."""
     rng = np.random.default_rng(1)
     lif = LIF(
         threshold=rng.random((4, 6, 6)).astype("f4"),
@@ -108,6 +110,46 @@ def everything():
     )
 
 
+def everything():
+    """A network with every part there is: `earlier`, and what came later."""
+    rng = np.random.default_rng(2)
+    cuba = CubaLIF(
+        alpha_syn=(np.float32(0.5), rng.random(36)),
+        gain_syn=(1.0, np.array(-0.5)),
+        gain_old=0.25,
+        i0=(0, rng.random(36).astype("f4")),
+        tau_syn=(2e-3, np.float64(5e-3)),
+        syn_rate=(1.0, rng.random(36)),
+        refractory=2,
+        hold=True,
+        input_rate=100.0,
+        tau=np.full(36, 0.02),
+        alpha_from="euler",
+    )
+    once = IF(refractory=math.inf, hold=True, input_rate=np.ones(36))
+    first = earlier()
+    units = np.arange(37, dtype=np.int64)
+    dense = rng.random((3, 36))
+    return dataclasses.replace(
+        first,
+        populations=(
+            *first.populations,
+            Population("cuba", (36,), cuba),
+            Population("once", (36,), once),
+            Population("leaky", (3,), LI(alpha=np.full(3, 0.25), v0=0.5, gain=np.float32(2), tau=1e-3, input_rate=7.0)),
+            Population("slow", (3,), CubaLI(alpha_syn=0.75, rest=-1.0, syn_rate=2.0, tau_syn=np.full(3, 1e-2))),
+        ),
+        connections=(
+            *first.connections,
+            Connection("hidden", "cuba", Sparse(units, units[:-1], rng.random(36), (36,), rng.integers(0, 5, 36))),
+            Connection("hidden", "cuba", delay=1, delay_seconds=0.75e-3, receptor=1),
+            Connection("cuba", "once", Sparse(units, units[:-1], rng.random(36), (36,), rng.random(36)), receptor=0),
+            Connection("once", "leaky", Dense(dense)),
+            Connection("once", "slow", Dense(dense.astype("f4")), delay=np.int8(2), bias=np.ones(3)),
+        ),
+    )
+
+
 def simple(weight=None, **options):
     weight = np.arange(12, dtype=np.float32).reshape(3, 4) if weight is None else weight
     return Network(
@@ -144,7 +186,7 @@ def test_every_field_comes_back(tmp_path):
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-@given(cases())
+@given(cases(full=True))
 def test_every_drawn_network_comes_back(tmp_path_factory, case):
     """Breaks when some combination of parts is saved that cannot be read again."""
     path = tmp_path_factory.getbasetemp() / "drawn.h5"
@@ -152,6 +194,71 @@ def test_every_drawn_network_comes_back(tmp_path_factory, case):
     again = load(path)
     same(again, case.network)
     assert network_hash(again) == network_hash(case.network)
+
+
+def test_files_of_earlier_versions_keep_their_hash(tmp_path):
+    """Breaks when a field that came later changes the hash of networks that do not use it: runs name them by it."""
+    assert network_hash(simple()) == "41970d948298df5cda07be24671c2412fa2fb0f47008aeaf473f3e4419be6624"
+    assert network_hash(earlier()) == "4c57e481fc27772a82515eddd14da9467fa2709adf65ed45825ce1b57c443f82"
+    save(earlier(), tmp_path / "net.h5")
+    with h5py.File(tmp_path / "net.h5") as file:
+        text = file["eventsnn/network"].asstr()[()]
+    later = {f.name for t in (IF, LIF, Connection, Sparse, CubaLIF) for f in dataclasses.fields(t) if f.metadata}
+    assert later == {"hold", "input_rate", "tau", "tau_syn", "syn_rate", "delay", "delay_seconds", "receptor"}
+    assert not {f'"{name}": ' for name in later - {"delay"}} & set(re.findall(r'"\w+": ', text))
+
+
+def test_every_later_field_changes_the_hash():
+    """Breaks when a run can name a network by the hash of another: a field is left out of it."""
+    network = everything()
+
+    def neuron(name, **change):
+        other = dataclasses.replace(network[name].neuron, **change)
+        populations = [dataclasses.replace(p, neuron=other) if p.name == name else p for p in network.populations]
+        return network_hash(dataclasses.replace(network, populations=tuple(populations)))
+
+    def connection(number, **change):
+        parts = list(network.connections)
+        parts[number] = dataclasses.replace(parts[number], **change)
+        return network_hash(dataclasses.replace(network, connections=tuple(parts)))
+
+    lines = network.connections[-5].op
+    hashes = [
+        network_hash(network),
+        neuron("cuba", alpha_syn=(0.5, 0.5)),
+        neuron("cuba", gain_syn=(1.0, -0.5)),  # a number in the place of an array of no dimension
+        neuron("cuba", gain_old=(0.25, 0.25)),
+        neuron("cuba", i0=(0, 0)),
+        neuron("cuba", tau_syn=None),
+        neuron("cuba", syn_rate=None),
+        neuron("cuba", refractory=math.inf),
+        neuron("cuba", refractory=math.inf, hold=None),
+        neuron("once", refractory=2),
+        neuron("once", hold=None),
+        neuron("once", input_rate=None),
+        neuron("leaky", v0=0.0),
+        neuron("leaky", tau=None),
+        neuron("slow", rest=0.0),
+        *(
+            connection(-5, op=dataclasses.replace(lines, delay=delay))
+            for delay in (lines.delay + 1, lines.delay.astype(float), None)
+        ),
+        connection(-4, delay_seconds=None),
+        connection(-4, receptor=0),
+        connection(-3, receptor=None),
+    ]
+    assert len(set(hashes)) == len(hashes)
+
+
+def test_a_neuron_that_fires_once_comes_back(tmp_path):
+    """Breaks when infinity becomes a large number, or a file that other JSON readers refuse is refused by ours."""
+    network = dataclasses.replace(
+        simple(), populations=(simple().input, Population("out", (3,), IF(refractory=math.inf)))
+    )
+    save(network, tmp_path / "net.h5")
+    assert load(tmp_path / "net.h5")["out"].neuron.refractory == math.inf
+    with h5py.File(tmp_path / "net.h5") as file:
+        assert '"refractory": Infinity' in file["eventsnn/network"].asstr()[()]
 
 
 def test_origin_keeps_json_values(tmp_path):
@@ -181,7 +288,7 @@ def test_the_hash_is_of_the_content(tmp_path):
         {"origin": {}},
         {"encoding": "direct"},
         {"std": (1 / 3, 1 / 3)},
-        {"connections": network.connections[:-1]},
+        {"connections": (*network.connections[:3], *network.connections[4:])},
         {"populations": (*network.populations[1:], network.populations[0])},
     )
     hashes = {network_hash(dataclasses.replace(network, **change)) for change in changes}
@@ -378,6 +485,15 @@ def test_wrong_datasets_are_refused(saved, name, value, message):
         (lambda d: d["populations"].append(None), r"/eventsnn/network does not describe a network"),
         (lambda d: d["connections"][0].update(delay=-1), r"'in->out': delay is -1, wanted a whole number"),
         (lambda d: d["connections"][0].update(delay="1"), r"'in->out': delay is '1', wanted a whole number"),
+        (lambda d: d["connections"][0].update(receptor=1), r"'in->out': receptor is 1, its target 'out' has 1"),
+        (lambda d: d["connections"][0].update(receptor="a"), r"does not describe a network"),
+        (lambda d: d["populations"][1]["neuron"].update(hold=1.5), r"'out': hold is 1.5, wanted True or None"),
+        (lambda d: d["populations"][1]["neuron"].update(refractory=-math.inf), r"'out': refractory is -inf"),
+        (
+            lambda d: d["populations"][1]["neuron"].update(alpha_syn=0.5),
+            r"has the unknown field alpha_syn; wanted a IF",
+        ),
+        (lambda d: d["populations"][1]["neuron"].update(type="CubaLIF"), r"lacks alpha.*; wanted a CubaLIF"),
         (lambda d: d["connections"][0]["op"].update(type="Attention"), r"connections/0/op .* unknown type 'Attention'"),
         (
             lambda d: d["connections"][0]["op"]["weight"].update(array="../node"),
@@ -404,9 +520,9 @@ def test_a_newer_file_says_who_reads_it(saved):
     refused(saved, "attribute 'schema' of /eventsnn is missing")
     edited(saved, lambda f: f["eventsnn"].attrs.__setitem__("schema", "1"))
     text = h5py.string_dtype()
-    requires = np.array(["IF", "CubaLIF", "plasticity"], object)
+    requires = np.array(["IF", "ALIF", "plasticity"], object)
     edited(saved, lambda f: f["eventsnn"].attrs.create("requires", requires, dtype=text))
-    refused(saved, "the network requires 'CubaLIF', 'plasticity', which this eventsnn does not know")
+    refused(saved, "the network requires 'ALIF', 'plasticity', which this eventsnn does not know")
 
 
 def test_an_edited_lowering_is_noticed(saved):

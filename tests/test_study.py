@@ -584,7 +584,7 @@ def test_two_classes_are_enough(full):
     """K = 2: a sweep, a calibration and a search run through."""
     trace = trace_of_gaps([[1, 2, 3, 1], [1, 2, 3, 2]], [[0, 1, 1, 1], [1, 1, 1, 1]])
     points = study.sweep(recorded_of(trace), calibration=recorded_of(trace))
-    assert {p.family for p in points} == {*study.FAMILIES} - {"spike-gap", "first-spike"}
+    assert {p.family for p in points} == {*study.FAMILIES} - {"spike-gap", "first-spike", "first-crossing"}
     assert study.cheapest(recorded_of(trace), recorded_of(trace), lose=0, cost="ticks").best.held_out.correct == 4
 
 

@@ -1,6 +1,6 @@
 """The oracles on real checkpoints and data, too large for the test suite. Results: docs/validation.md.
 
-    python tools/validate.py [--only spikes|accuracy|witnesses|audit|truth|modes|stream] [--images N]
+    python tools/validate.py [--only spikes|accuracy|witnesses|audit|truth|modes|stream|ttfs] [--images N]
 
 spikes: the converted ResNet-20 against a plain PyTorch stepper with the same folded weights, 32 ticks, 20 images: every
 spike of all populations in float64; in float32 the differences, each first one of which must be a rounding tie.
@@ -10,6 +10,8 @@ audit: the same runs written to a folder and recounted from their events.
 truth: continuous time against closed forms, published traces, and 500 random networks in 50-digit arithmetic.
 stream: recordings of a DVS128 chained to 10 seconds and more, through a convolutional network in windows of 100 ms.
 modes: `cnn_sinabs.nir` on 100 N-MNIST recordings, and the packaged digits, in ticks and in continuous time.
+ttfs: a network whose neurons fire once (Zhang et al., arXiv 1909.10837) on the 10,000 MNIST test images, to its first
+output spike and to its last, against the closed form in NumPy.
 
 Needs the data of EVENTSNN_DATA, or ../shared, but for `truth`.
 """
@@ -44,6 +46,7 @@ from eventsnn.recordings import stream
 from eventsnn.report import predictions_by_tick
 
 ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("spikes", "accuracy", "witnesses", "audit", "truth", "modes", "stream", "ttfs")
 DATA = Path(os.environ.get("EVENTSNN_DATA", ROOT.parent / "shared"))
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
@@ -54,13 +57,15 @@ from tools.samples import decoded  # noqa: E402
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=["spikes", "accuracy", "witnesses", "audit", "truth", "modes", "stream"])
+    parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--images", type=int, help="use the first N images")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     if options.only in (None, "truth") and not truth():
         sys.exit(1)
-    if options.only == "truth":
+    if options.only in (None, "ttfs") and not ttfs(options.images, options.jobs):
+        sys.exit(1)
+    if options.only in ("truth", "ttfs"):
         return
     checkpoint = DATA / "models" / "resnet_cifar10" / "resnet20-12fca82f.th"
     if not checkpoint.is_file():
@@ -317,6 +322,70 @@ def flat(seconds: int = 40, window: float = 0.1) -> bool:
                 print(f"after {windows * window:g} s: {events:,} events, {held[-1]:.1f} MB held", flush=True)
     print(f"({windows} windows, {time.perf_counter() - started:.0f} s)")
     return held[-1] < 1.01 * held[0]
+
+
+def ttfs(images: int | None, jobs: int, chunk: int = 250) -> bool:
+    """Print what a single-spike network gives on MNIST, and the closed form; returns whether every spike agrees."""
+    import test_ttfs as single
+
+    if not single.MNIST.is_file():
+        sys.exit(f"validate: {single.MNIST} is absent; set EVENTSNN_DATA")
+    stored, weights = np.load(single.MNIST), single.trained()
+    pixels, labels = stored["x_test"][:images], stored["y_test"][:images].astype(np.int64)
+    network = single.network_of(weights, 28)
+    names, total, seconds, stops = single.Spikes._fields, len(labels), Counter(), []
+    right, differing, unlike, far = Counter(), [], Counter(), dict.fromkeys((*names, "decision"), 0.0)
+    live, whole = Counter(), Counter()
+
+    def compare(name: str, found: np.ndarray, wanted: np.ndarray) -> None:
+        both = np.isfinite(found) & np.isfinite(wanted)
+        unlike[f"times of {name} that only one of them has"] += int(np.sum(np.isfinite(found) != np.isfinite(wanted)))
+        far[name] = max(far[name], float(np.abs(found[both] / wanted[both] - 1).max()))
+
+    for begin in range(0, total, chunk):
+        part = slice(begin, begin + chunk)
+        own, started = pixels[part], time.perf_counter()
+        parts = [single.closed_form(own[i : i + 10], weights) for i in range(0, len(own), 10)]
+        z = single.Spikes(*(np.concatenate(layer) for layer in zip(*parts)))
+        seconds["closed form"] += time.perf_counter() - started
+        events, options = single.events_of(own), {"mode": "async", "duration": 1.2, "jobs": jobs}
+        first = es.simulate(network, events, labels[part], watchdog=es.FirstSpike(), **options)
+        last = es.simulate(network, events, labels[part], watchdog=es.Fixed(), record="spikes", **options)
+        answers = z.output.argmin(1)
+        right["closed form"] += int(np.sum(answers == labels[part]))
+        right["eventsnn"] += int(np.sum(first.predictions == labels[part]))
+        for i in np.flatnonzero(first.predictions != answers):
+            one, two = np.sort(z.output[i])[:2]
+            differing.append((begin + int(i), int(first.predictions[i]), int(answers[i]), two / one - 1))
+        for name, wanted in zip(names, z):
+            compare(name, single.spike_times(last, name), single.seconds(wanted))
+        compare("decision", first.stop_time, single.seconds(z.output).min(1))
+        replayed = es.replay(last.trace, es.FirstSpike())
+        moved = (replayed.predictions != first.predictions) | (replayed.stop_time != first.stop_time)
+        unlike["samples replayed otherwise than they ran"] += int(moved.sum())
+        stops += first.stop_time.tolist()
+        for counts, run, until in ((live, first, "to the first spike"), (whole, last, "to the end")):
+            counts.update({name: int(run.ledger.spikes(name).sum()) for name in names})
+            counts.update({"input events": int(run.ledger.input_events.sum())})
+            for kind in ("delivered", "dropped"):  # what reaches a neuron that has fired is dropped
+                counts.update({f"SynOps {kind}": int(run.ledger.synops(kind=kind).sum())})
+            seconds[until] += run.seconds
+    for name, count in right.items():
+        show(name, count, total)
+    print(f"{len(differing)} of {total:,} answers differ")
+    for sample, ours, theirs, margin in differing:
+        print(
+            f"  sample {sample}: {ours}, the closed form {theirs}; its two earliest spikes are {margin:.1e} of z apart"
+        )
+    for what, count in unlike.items():
+        print(f"{what}: {count:,}")
+    print("largest relative difference of a time:", ", ".join(f"{name} {x:.1e}" for name, x in far.items()))
+    for name in live:
+        print(f"{name} a sample: {live[name] / total:,.1f} up to the decision, {whole[name] / total:,.1f} to the end")
+    mean, low, high = (1e3 * float(f(stops)) for f in (np.mean, np.min, np.max))
+    print(f"decided after {mean:.1f} ms ({mean / 1e3 / single.TAU:.2f} tau) on average, {low:.1f} to {high:.1f}")
+    print(f"({', '.join(f'{what} {spent:.0f} s' for what, spent in seconds.items())}, {jobs} threads)", flush=True)
+    return not differing and not any(unlike.values()) and max(far.values()) < 1e-9
 
 
 def accuracy(module: torch.nn.Module, network: es.Network, images: np.ndarray, labels: np.ndarray, jobs: int) -> None:
