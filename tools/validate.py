@@ -1,19 +1,22 @@
 """The oracles on real checkpoints and data, too large for the test suite. Results: docs/validation.md.
 
-    python tools/validate.py [--only spikes|accuracy|witnesses|audit|truth|modes|stream|ttfs] [--images N]
+    python tools/validate.py [--only spikes|accuracy|witnesses|audit|truth|modes|stream|ttfs|brette]
+                              [--images N]
 
 spikes: the converted ResNet-20 against a plain PyTorch stepper with the same folded weights, 32 ticks, 20 images: every
 spike of all populations in float64; in float32 the differences, each first one of which must be a rounding tie.
 accuracy: the same network on the 1,000 exact CIFAR-10 test images at 32, 64, 128 and 256 ticks.
 witnesses: its counts, 8 ticks, 20 images, against sinabs, spikingjelly and NeuroBench on the recorded rasters.
 audit: the same runs written to a folder and recounted from their events.
-truth: continuous time against closed forms, published traces, and 500 random networks in 50-digit arithmetic.
+truth: continuous time against closed forms, published traces, and 500 random networks each of IF and LIF neurons, of
+current-based ones, of large uniform populations and of neurons that fire once, in 50-digit arithmetic.
+brette: the first 200 spikes of the benchmarks 4 and 2 of Brette et al. (2007) in 50-digit arithmetic.
 stream: recordings of a DVS128 chained to 10 seconds and more, through a convolutional network in windows of 100 ms.
 modes: `cnn_sinabs.nir` on 100 N-MNIST recordings, and the packaged digits, in ticks and in continuous time.
 ttfs: a network whose neurons fire once (Zhang et al., arXiv 1909.10837) on the 10,000 MNIST test images, to its first
 output spike and to its last, against the closed form in NumPy.
 
-Needs the data of EVENTSNN_DATA, or ../shared, but for `truth`.
+Needs the data of EVENTSNN_DATA, or ../shared, but for `truth` and `brette`.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ from eventsnn.recordings import stream
 from eventsnn.report import predictions_by_tick
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("spikes", "accuracy", "witnesses", "audit", "truth", "modes", "stream", "ttfs")
+PARTS = ("spikes", "accuracy", "witnesses", "audit", "truth", "modes", "stream", "ttfs", "brette")
 DATA = Path(os.environ.get("EVENTSNN_DATA", ROOT.parent / "shared"))
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
@@ -65,7 +68,9 @@ def main() -> None:
         sys.exit(1)
     if options.only in (None, "ttfs") and not ttfs(options.images, options.jobs):
         sys.exit(1)
-    if options.only in ("truth", "ttfs"):
+    if options.only in (None, "brette") and not first_spikes():
+        sys.exit(1)
+    if options.only in ("truth", "ttfs", "brette"):
         return
     checkpoint = DATA / "models" / "resnet_cifar10" / "resnet20-12fca82f.th"
     if not checkpoint.is_file():
@@ -199,6 +204,7 @@ def recount(network: es.Network, images: np.ndarray, ticks: int = 8) -> bool:
 
 def truth() -> bool:
     """Print what continuous time gives where the truth is known; returns whether all of it is right."""
+    import test_async_currents as currents
     import test_async_exact as exactly
 
     seconds, sound = time.perf_counter(), True
@@ -242,6 +248,15 @@ def truth() -> bool:
     share = grazing / (cases + grazing)
     say(f"{cases} random recurrent networks, {spikes:,} events", f"{wrong} differ", "mpmath's", not wrong)
     say("of all drawn, too close to call", f"{grazing} ({share:.2%})", "at most 1 %", share <= 0.01)
+    for kind in currents.KINDS:
+        found = currents.tally(kind, 500)
+        say(
+            f"500 random networks of the kind {kind}, {sum(found.spikes.values()):,} spikes",
+            found.wrong,
+            0,
+            not found.wrong,
+        )
+        print(f"       ({found.grazing} drawn again, {found.share:.2%}; largest condition number {found.kappa:.0f})")
     print(f"(largest condition number {worst:.0f}; {time.perf_counter() - seconds:.0f} s)", flush=True)
     return sound
 
@@ -322,6 +337,32 @@ def flat(seconds: int = 40, window: float = 0.1) -> bool:
                 print(f"after {windows * window:g} s: {events:,} events, {held[-1]:.1f} MB held", flush=True)
     print(f"({windows} windows, {time.perf_counter() - started:.0f} s)")
     return held[-1] < 1.01 * held[0]
+
+
+def first_spikes(spikes: int = 200) -> bool:
+    """Print how the first spikes of two recurrent networks of 4,000 neurons compare; returns whether all are right."""
+    import exact
+
+    from tools import brette
+
+    sound = True
+    for benchmark, end in ((4, 3_000), (2, 12_000)):  # microseconds
+        network, stimulus = brette.network(benchmark, 0)
+        found = es.simulate(network, stimulus, mode="async", duration=end / 1e6, record=["cells"]).events[:spikes]
+        given = [(int(t), int(n)) for t, n in zip(stimulus.t, stimulus.neuron, strict=True) if t < end]
+        plain = exact.plain(network)
+        true = exact.run(plain, given, exact.mpf(end), limit=spikes)
+        wanted = [s for s in true.spikes if plain.groups[s.group].kind == "neurons"][:spikes]
+        same = [s.unit for s in wanted] == found["neuron"].tolist()
+        far = max(abs(float(s.time) / 1e6 / t - 1) for s, t in zip(wanted, found["time"], strict=True))
+        sound &= same and far <= 1e-12
+        causes = ", ".join(f"{n} by {cause}" for cause, n in Counter(s.cause for s in wanted).items())
+        print(
+            f"benchmark {benchmark}: the first {len(wanted)} spikes ({causes}) are {'the same' if same else 'OTHERS'}, "
+            f"times within {far:.1e}; the closest call {true.closest:.1e}",
+            flush=True,
+        )
+    return sound
 
 
 def ttfs(images: int | None, jobs: int, chunk: int = 250) -> bool:
