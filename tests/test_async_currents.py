@@ -589,7 +589,7 @@ class Kind(NamedTuple):
     cases: int
 
 
-KINDS = {"currents": Kind(random_case, 60), "alike": Kind(alike_case, 40), "once": Kind(single_spike_case, 120)}
+KINDS = {"currents": Kind(random_case, 20), "alike": Kind(alike_case, 20), "once": Kind(single_spike_case, 40)}
 CHUNK = 20
 MOST_GRAZING = 0.02  # share of the networks drawn
 
@@ -661,7 +661,7 @@ def test_few_cases_are_too_close_to_call_and_the_others_tell(kind, capsys):
         )
     assert grazing <= MOST_GRAZING * (cases + grazing)
     assert causes["crossing"] > 5 * cases
-    assert causes["arrival"] > cases / 2  # of neurons without currents among them
+    assert causes["arrival"] > cases / 4  # of neurons without currents among them
     assert kind != "currents" or causes["expiry"] > cases / 6
     assert sum(not any(s.cause == "crossing" for s in d.found.spikes) for d in found) < cases / 4
 

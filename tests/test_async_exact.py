@@ -848,7 +848,8 @@ def test_events_on_whole_ticks_are_those_of_the_clocked_mode(case):
     events = [(1000 * tick, unit) for tick, unit in case.samples[0]]
     sync = simulate(network, of_sample(events), ticks=case.ticks, dtype="float64", record="spikes")
     timed = run(network, events, case.ticks * 1e-3)
-    assert emitted(timed) == [(t / 1e3, name, unit, value) for t, name, unit, value in emitted(sync)]
+    # of one instant: in which order populations of one depth emit is each mode's own
+    assert sorted(emitted(timed)) == sorted((t / 1e3, name, unit, value) for t, name, unit, value in emitted(sync))
     assert np.array_equal(timed.outputs, sync.outputs)
     assert np.array_equal(timed.ledger.events, sync.ledger.events)
     assert np.array_equal(timed.ledger.units, sync.ledger.units)
