@@ -667,10 +667,18 @@ def _turning(curve):
     split = 0.0
     if (b_0 < 0) != (b_1 < 0):
         split = max(math.log(-b_0 / b_1) / (l_0 - l_1), 0.0)
-    here = slope if split == 0 else _scaled_slope(curve, split)
-    count, first, second = 0, INFINITE, INFINITE
-    if slope * here < 0:
-        count, first = 1, _zero_of_slope(curve, 0.0, split)
+    count, first, second, here = 0, INFINITE, INFINITE, slope
+    if split > 0:  # perhaps far out, where nothing is left of dV/dt: a change of its sign before that is nearer
+        end = min(split, 1 / max(m, l_0, l_1))
+        while True:
+            here = _along(curve, end)[1]
+            if here * slope <= 0 or end == split:
+                break
+            end = min(2 * end, split)
+        if slope * here < 0:
+            count, first = 1, _zero_of_slope(curve, 0.0, end)
+        if here == 0:
+            return count, first, second
     if here * _last_slope(curve) < 0:
         end = 2 * max(split, 1 / max(m, l_0, l_1))
         while _scaled_slope(curve, end) * here > 0 and end < 1e18:
@@ -757,13 +765,13 @@ def _first_crossing(curve, threshold, fire):
         if _along(curve, end)[0] >= fire:
             return _root(curve, begin, end, threshold)
         begin = end
-    limit = level if m > 0 else v
+    limit, drift = level if m > 0 else v, ramp
     for rate, a in ((l_0, a_0), (l_1, a_1)):
-        if a != 0 and rate == 0:
-            limit += a / m if m > 0 else math.copysign(INFINITE, a)
-        elif m == 0:
-            limit += a / rate
-    if (limit if ramp == 0 else ramp * INFINITE) <= threshold:
+        if a != 0 and rate == 0 and m == 0:
+            drift += a
+        elif a != 0 and (rate == 0 or m == 0):
+            limit += a / max(m, rate)
+    if drift < 0 or (drift == 0 and limit <= threshold):
         return INFINITE
     slowest = m if m > 0 else max(l_0, l_1)
     for rate, a in ((l_0, a_0), (l_1, a_1)):
@@ -1296,7 +1304,7 @@ def _turn_general(plan, timing, state, p, now):
                 cells.drive[timing.pop[p, T_DRIVE] + i] += (
                     _parameter(timing, p, T_RATE, i) * cells.register[i] / timing.pulse
                 )
-            else:
+            elif not (flags & FLAG_HOLD and until >= 0 and cells.until[until + i] > now):
                 u = max(u + _parameter(timing, p, T_GAIN, i) * cells.register[i], _parameter(timing, p, T_FLOOR, i))
             cells.register[i] = 0
             updated += _is_first(cells, base + i, now)
@@ -1660,6 +1668,8 @@ def _turn_modes(plan, timing, state, p, now):
             own, g_0, g_1, arrived = np.float64(v[i]), 0.0, 0.0, register[i]
             register[i] = 0
             if refractory and (receptors == 0 or rested_until[i] == INFINITE):
+                if receptors > 1:
+                    register[size + i] = 0
                 continue  # discarded, or it will never fire again
             if receptors == 0:
                 own += gain * arrived * grown

@@ -589,7 +589,7 @@ class Kind(NamedTuple):
     cases: int
 
 
-KINDS = {"currents": Kind(random_case, 20), "alike": Kind(alike_case, 20), "once": Kind(single_spike_case, 40)}
+KINDS = {"currents": Kind(random_case, 40), "alike": Kind(alike_case, 20), "once": Kind(single_spike_case, 40)}
 CHUNK = 20
 MOST_GRAZING = 0.02  # share of the networks drawn
 
