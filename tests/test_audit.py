@@ -24,7 +24,7 @@ from eventsnn import inputs, report, runs, store
 from eventsnn.audit import audit, digest, lines
 from eventsnn.ledger import OPERATIONS
 from eventsnn.network import Connection, Dense, Flatten, Network, Pool, Population, Sparse, spread
-from eventsnn.neurons import IF, LI, LIF, CubaLI, CubaLIF, Gate, Input, Relay, Synapse
+from eventsnn.neurons import IF, LI, LIF, CubaLI, CubaLIF, Gate, Input, Integrator, Relay, Synapse
 from eventsnn.watchdog import Budget, Confidence, Fixed, SpikeGap, TopKGap
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
@@ -691,7 +691,7 @@ def in_time(network: Network) -> Network:
             change |= {"reset": "value", "reset_value": -4.0, "v_min": None, "multi_spike": False, "reset_delay": False}
             other = np.random.default_rng(len(populations)).uniform(0.9, 1.1, (2, *p.shape))
             change |= {"gain": spread(neuron.gain, p.shape) * other[0]}
-            change |= {"threshold": spread(neuron.threshold, p.shape) * other[1]}
+            change |= {"threshold": spread(neuron.threshold, p.shape) + other[1] / 10}
         if isinstance(neuron, Synapse):
             by_receptor = [np.clip(neuron.current(r).alpha_syn, 0.25, 0.75) for r in range(neuron.receptors)]
             change |= {"alpha_syn": tuple(by_receptor)}
@@ -809,6 +809,85 @@ def test_each_fault_of_a_time_has_its_words(stopped, tmp_path, change, words):
     shutil.copytree(stopped, tmp_path / "run")
     change_hdf5(tmp_path / "run" / "events.h5", change)
     assert words in audit(tmp_path / "run").first
+
+
+def test_a_synapse_takes_as_long_as_a_connection_of_that_delay(tmp_path):
+    """If this fails, what arrives together in ticks arrives a rounding apart: sums of times are t + (delay + own)."""
+    slow = CubaLIF(threshold=0.5, alpha=0.8, alpha_syn=0.7, reset="value")
+    network = Network(
+        populations=(
+            Population("input", (1,), Input()),
+            Population("slow", (1,), slow),
+            Population("out", (2,), Integrator()),
+        ),
+        connections=(
+            Connection("input", "slow", Dense(np.array([[1.3]])), bias=np.array([0.4])),
+            Connection("slow", "out", Dense(np.ones((2, 1))), delay=3),
+            Connection(
+                "slow", "out", Sparse(np.array([0, 2]), np.arange(2), np.ones(2), (2,), np.array([2, 2])), delay=1
+            ),
+            Connection("slow", "out", Sparse(np.array([0, 2]), np.arange(2), np.ones(2), (2,), np.array([3.0, 3.0]))),
+        ),
+        output="out",
+        encoding="events",
+        tick_seconds=1 / 3000,
+    )
+    events = es.Events(np.arange(0, 30000, 700), np.zeros(43, int), np.array([0, 43]))
+    folder = timed(tmp_path, network, events, duration=35e-3)
+    found = audit(folder)
+    assert found.agrees, lines(found)
+    run = json.loads((folder / "run.json").read_text())
+    done = {row["name"]: row for row in run["layers"]}
+    assert done["slow"]["spikes"] > 10
+    delivered = run["connections"][1]["delivered"]
+    assert [row["delivered"] for row in run["connections"][2:]] == [delivered, delivered]
+    assert done["out"]["neuron_update"] == delivered  # once for all three
+
+
+def test_a_spike_that_ends_in_a_pool_is_delivered_there(tmp_path):
+    """If this fails, a spike that no synapse waits for behind a pool is lost on its way, not even in flight."""
+    few = Sparse(np.array([0, 1, 1]), np.array([0]), np.ones(1), (2,))
+    network = Network(
+        populations=(Population("input", (1, 4), Input()), Population("out", (2,), IF())),
+        connections=(Connection("input", "out", few, before=(Pool((2,), (2,), (0,), "sum"), Flatten())),),
+        output="out",
+        encoding="events",
+        tick_seconds=1e-3,
+    )
+    events = es.Events(np.array([0, 100, 200]), np.array([0, 2, 3]), np.array([0, 3]))
+    found = audit(timed(tmp_path, network, events, duration=2e-3))
+    assert found.agrees, lines(found)
+
+
+@pytest.mark.parametrize("neuron", [
+    CubaLIF(threshold=0.5, alpha=0.8, alpha_syn=0.7, reset="value", refractory=3, hold=True),
+    LIF(threshold=0.5, alpha=0.8, reset="value", refractory=3, hold=True),
+], ids=lambda neuron: type(neuron).__name__)  # fmt: skip
+def test_pulses_of_a_bias_reach_a_current_and_no_membrane_at_rest(neuron, tmp_path):
+    """If this fails, a bias reaches a refractory neuron in ticks and as a steady drive, but not in pulses."""
+    network = Network(
+        populations=(
+            Population("input", (1,), Input()),
+            Population("slow", (1, 3), neuron),
+            Population("out", (2,), Integrator()),
+        ),
+        connections=(
+            Connection(
+                "input", "slow", Sparse(np.array([0, 3]), np.arange(3), np.ones(3), (1, 3)), bias=np.array([0.3])
+            ),
+            Connection("slow", "out", Dense(np.ones((2, 3))), before=(Flatten(),)),
+        ),
+        output="out",
+        encoding="events",
+        tick_seconds=1e-3,
+    )
+    events = es.Events(np.arange(0, 9000, 900), np.zeros(10, int), np.array([0, 10]))
+    folder = timed(tmp_path, network, events, duration=12e-3, bias_period=1e-3)
+    found = audit(folder)
+    assert found.agrees, lines(found)
+    done = {row["name"]: row for row in json.loads((folder / "run.json").read_text())["layers"]}["slow"]
+    assert done["spikes"] > 0
+    assert (done["bias"] == 3 * 11) == isinstance(neuron, CubaLIF)
 
 
 def test_a_spike_in_the_refractory_time_of_its_target_is_dropped(tmp_path):
