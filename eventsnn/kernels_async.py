@@ -1122,7 +1122,8 @@ def _deliver_next(plan, timing, state, c, batch, ending, now):
     added, dropped = _apply_part(plan, timing, state, c, unit, -value if ending else value, now, first, behind)
     row[B_NEXT] += behind - first
     if behind < end:
-        time = queue.since[batch] + timing.real[own + behind]
+        time = queue.since[batch] + (timing.delay[c] + timing.real[own + behind])
+        time += timing.pulse if ending else 0.0
         _push(queue, state.at, time, 2 * timing.pop[con[C_TARGET], T_ORDER], 2 * c + ending, batch)
     return added, dropped, behind < end
 
@@ -1154,11 +1155,12 @@ def _send_singly(plan, timing, state, c, batch, ending):
             single = _new_batch(queue, at, queue.batch[batch, B_BIN])
             _append(queue, at, single, unit, queue.value[event])
             queue.batch[single, B_REFERENCES] = 1
-            since = state.clock[X_TIME] + timing.delay[c] + ending
-            queue.since[single] = since
+            queue.since[single] = state.clock[X_TIME]
             first = timing.own[c] + plan.whole[place] - plan.whole[con[C_POINTER]]
             what = 2 * c + (ending > 0)
-            _push(queue, at, since + timing.real[first], 2 * timing.pop[con[C_TARGET], T_ORDER], what, single)
+            # summed like the delay of a connection, so that equal ones arrive together
+            time = state.clock[X_TIME] + (timing.delay[c] + timing.real[first]) + ending
+            _push(queue, at, time, 2 * timing.pop[con[C_TARGET], T_ORDER], what, single)
         event = queue.event[event, E_NEXT]
 
 
@@ -1880,7 +1882,8 @@ def _bias_pulse(plan, timing, state, p, now):
     """What a period's constant drive brings, at its end; and the next one."""
     cells, size = state.cells, plan.pop[p, P_SIZE]
     drive, added = cells.drive[timing.pop[p, T_DRIVE] :], 0  # without the gain: the turn applies it
-    deaf = timing.pop[p, T_UNTIL] if timing.pop[p, T_FLAGS] & FLAG_DISCARD else -1
+    flags = timing.pop[p, T_FLAGS]
+    deaf = timing.pop[p, T_UNTIL] if flags & FLAG_DISCARD and not flags & FLAG_SYNAPSE else -1
     for i in range(size):
         if deaf < 0 or cells.until[deaf + i] < now:
             cells.register[i] += drive[i] * timing.period

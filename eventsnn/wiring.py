@@ -237,7 +237,7 @@ class _Timer:
         if not pulsed:
             constant = constant * _by_unit(np.asarray(rate, self.dtype), shape)
         elif input_rate is not None:  # the turn multiplies by the gain
-            constant = constant * _by_unit(np.asarray(rate) / np.asarray(gain), shape)
+            constant = constant * _by_unit(rate, shape) / _by_unit(gain, shape)
         for_pulse = self.pulse > 0 and not (readout and not isinstance(cell, LI))
         driven |= for_pulse
         threshold, fire, floor = _levels(neuron, self.dtype)
@@ -285,7 +285,7 @@ class _Timer:
             self.currents += receptors * population.size
             for r in range(receptors):
                 column = ka.T_SYNAPSE + ka.SYN_COLUMNS * r
-                values = self._current(one, synapse.current(r))
+                values = self._current(one, synapse.current(r), shape)
                 row[column : column + ka.SYN_COLUMNS] = [n for x in values for n in _placed(self.real, shape, x)]
 
     def _separate(self, cell: IF | LI) -> list[float]:
@@ -308,14 +308,15 @@ class _Timer:
             return []
         return [tau for tau in (own, *others) if math.isfinite(tau)]
 
-    def _current(self, cell: IF | LI, current: Current) -> list[Parameter]:
+    def _current(self, cell: IF | LI, current: Current, shape: Shape) -> list[Parameter]:
         """Decay, reach, jump, rate and start of a synaptic current."""
         tick = self.tick
         assert isinstance(cell, LIF | LI)
         with np.errstate(divide="ignore"):
             decay = 1 / _time_constant(current.alpha_syn, current.tau_syn, cell.alpha_from, tick)
         if cell.input_rate is None:
-            reach = (np.asarray(cell.gain) + np.asarray(current.gain_old)) / tick
+            reach = (spread(cell.gain, shape) + spread(current.gain_old, shape)) / tick
+            reach = reach if reach.ndim == 0 else np.broadcast_to(reach, shape)
         else:
             reach = np.asarray(cell.input_rate) * 1e-6
         return [decay, reach, current.gain_syn, _per_tick(current.gain_syn, current.syn_rate, tick), current.i0]
