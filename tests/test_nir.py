@@ -1601,8 +1601,12 @@ def test_delays_stand_at_the_units_they_are_of(tmp_path):
     sample = sorted((int(t), int(u)) for t, u in zip(RNG.integers(0, 4, 60), RNG.integers(0, 48, 60)))
     for own in (delays[source], delays[target]):
         op = Sparse(indptr, target, RNG.integers(-1, 3, len(target)).astype(float), (2, 4, 3), own)
-        how = {"op": op, "before": (pool,), "after": (pool,), "delay": 1}
-        net = network(("out", (2, 2, 3), nir_neuron(1.5), how), shape=(2, 8, 3))
+        net = network(
+            ("before", (2, 4, 3), Relay(), {"op": Identity(), "before": (pool,)}),
+            ("behind", (2, 4, 3), Relay(), {"op": op, "delay": 1}),
+            ("out", (2, 2, 3), nir_neuron(1.5), {"op": Identity(), "before": (pool,)}),
+            shape=(2, 8, 3),
+        )
         (delay,) = [n for n in lower(net).nodes.values() if n["type"] == "Delay"]
         assert delay["delay"].shape == (2, 4, 3)
         spikes, _ = run_nir(lower(net), sample, 12)
