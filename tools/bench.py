@@ -316,7 +316,7 @@ def queue_runs() -> dict[str, Callable[[], None]]:
     empty = np.zeros((1, kernels_async.B_COLUMNS), np.int64)
     room = PENDING + 1
     entries = np.zeros((room, kernels_async.H_COLUMNS), np.int64)
-    queue = kernels_async.Queue(np.zeros(room), np.zeros(room, np.int64), entries, empty, empty, np.zeros(1))
+    queue = kernels_async.Queue(np.zeros(room), np.zeros(room, np.int64), entries, empty, empty, np.zeros(1), np.zeros(1))
 
     def ours() -> None:
         kernels_async.exercise(queue, np.zeros(kernels_async.A_COLUMNS, np.int64), later, PAIRS)
