@@ -1,0 +1,79 @@
+"""The figure of `bench.py`: times faster than each library, and how time grows with SynOps and with ticks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eventsnn import plot
+
+
+def draw(found: dict[str, Any]) -> Any:
+    """Times faster than each library, at batch 1 and at its best batch, and how time grows."""
+    from matplotlib.figure import Figure
+
+    bars = list(compared(found["sections"]))
+    curves = "growth" in found["sections"]
+    figure = Figure(figsize=(plot.WIDTH, 3.4 * (bool(bars) + curves) + 0.2), dpi=plot.DPI, layout="constrained")
+    rows = iter(figure.subfigures(bool(bars) + curves, 1, squeeze=False)[:, 0] if bars or curves else ())
+    if bars:
+        axes = next(rows).subplots(1, len(bars), squeeze=False)[0]
+        for place, (title, block) in zip(axes, bars):
+            draw_bars(place, title, block)
+    if curves:
+        left, right = next(rows).subplots(1, 2)
+        draw_growth(left, right, found["sections"]["growth"])
+    return figure
+
+
+def compared(sections: dict[str, Any]) -> Any:
+    """(title, block) of every comparison with libraries."""
+    for name, section in sections.items():
+        for key, block in ((name, section), *section.items()):
+            if isinstance(block, dict) and block.get("libraries"):
+                yield name if key == name else f"{name}, {key}", block
+
+
+def draw_bars(axes: Any, title: str, block: dict[str, Any]) -> None:
+    colours = {"batch 1": plot.SPIKE, "best batch": plot.UPPER}
+    for i, row in enumerate(block["libraries"].values()):
+        larger = [r["times_ours"] for b, r in row.items() if b != "1"]
+        shown = {
+            "batch 1": row.get("1", {}).get("times_ours"),
+            "best batch": min(larger, key=lambda s: s["median"], default=None),
+        }
+        for j, (name, s) in enumerate(shown.items()):
+            if s:
+                least, most = s["median"] - s["min"], s["max"] - s["median"]
+                axes.bar(
+                    i + 0.4 * (j - 0.5), s["median"], 0.38, color=colours[name], label=name if i == 0 else None,
+                    yerr=[[least], [most]], error_kw={"ecolor": plot.QUIET, "elinewidth": 1},
+                )  # fmt: skip
+    axes.axhline(1, color=plot.STOP, linewidth=1)
+    axes.set_xticks(range(len(block["libraries"])), list(block["libraries"]), rotation=60, ha="right", fontsize=7.5)
+    axes.set_title(f"{title}", fontsize=8, loc="left", fontweight="bold")
+    axes.set_ylabel("their time / ours, a sample", fontsize=7.5)
+    quiet(axes)
+    axes.legend(fontsize=7, frameon=False)
+
+
+def draw_growth(left: Any, right: Any, growth: dict[str, Any]) -> None:
+    curves = (
+        (left, growth["by_synops"], "synops", "ns_per_synop", "SynOps of a sample", "ns per SynOp"),
+        (right, growth["by_ticks"], "ticks", "seconds", "ticks, the same 4,000 events", "seconds"),
+    )
+    for axes, rows, x, y, across, up in curves:
+        at, median = [row[x] for row in rows], [row[y]["median"] for row in rows]
+        axes.fill_between(at, [r[y]["min"] for r in rows], [r[y]["max"] for r in rows], color=plot.SHADE)
+        axes.plot(at, median, "o-", color=plot.SPIKE, linewidth=1.5, markersize=4)
+        axes.set_xscale("log")
+        axes.set_xlabel(across, fontsize=8)
+        axes.set_ylabel(up, fontsize=8)
+        quiet(axes)
+    left.set_ylim(0, None)
+    right.set_yscale("log")
+
+
+def quiet(axes: Any) -> None:
+    axes.tick_params(labelsize=7, colors=plot.QUIET)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
