@@ -1,7 +1,10 @@
-"""The training tools: the QCFS layer, the neurons it stands for, resuming, recipes, and the shipped files."""
+"""The training tools: the QCFS layer, the neurons it stands for, resuming, recipes, the shipped files; the bench."""
 
 import hashlib
+import json
+import os
 import re
+import subprocess
 import sys
 from dataclasses import replace
 from fractions import Fraction
@@ -23,6 +26,7 @@ from eventsnn.watchdog import read_policy
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from tools import bench, rivals, workloads  # noqa: E402
 from tools import results as measure  # noqa: E402
 from tools import samples as sources  # noqa: E402
 from tools import train as tool  # noqa: E402
@@ -443,3 +447,69 @@ def test_the_table_is_what_the_cards_say(tmp_path):
     (tmp_path / "README.md").write_text("no place")
     with pytest.raises(ValueError, match="has no place for the table"):
         measure.write_table(tmp_path / "README.md")
+
+
+# ---------------------------------------------------------------------------------------------------------- the bench
+
+
+def test_bench_runs(tmp_path):
+    """Every section, small and without data: figures with a median, a least and a most, and verdicts on the targets."""
+    figures, picture = tmp_path / "bench.json", tmp_path / "bench.png"
+    environment = os.environ | {"EVENTSNN_DATA": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, ROOT / "tools" / "bench.py", "--quick", "--json", figures, "--figure", picture]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(figures.read_text())
+    assert list(found["sections"]) == list(bench.SECTIONS)
+    spreads = 0
+    for name, section in found["sections"].items():
+        assert f"\n{name} (load" in done.stdout
+        nested = [section]
+        while nested:
+            one = nested.pop()
+            nested += [x for x in (one.values() if isinstance(one, dict) else one) if isinstance(x, dict | list)]
+            if isinstance(one, dict) and "median" in one:
+                assert one["min"] <= one["median"] <= one["max"]
+                spreads += 1
+    assert spreads > 50
+    judged = {target["section"] for target in found["targets"]}
+    assert judged >= {"resnet", "workers", "memory", "growth", "ticks", "cutoff", "start"}
+    for target in found["targets"]:
+        reached, wanted = target["reached"]["median"], target["wanted"]
+        assert target["met"] == (reached <= wanted if target["most"] else reached >= wanted)
+        assert f"wanted {'at most ' * target['most']}{wanted:g}, reached" in done.stdout
+    for block in (found["sections"]["resnet"]["2 ticks"], found["sections"]["mlp"]):
+        assert "torch" in block["libraries"]
+        assert all(same == {"answers_equal": 1, "spikes_differ": 0} for same in block["same_network"].values())
+    assert picture.stat().st_size > 10_000
+
+
+def test_a_library_with_other_spikes_is_left_out(capsys):
+    """A model whose neurons start elsewhere is another network: it is named, and there is nothing to compare."""
+    network, _ = workloads.mlp_network(5, 60)
+    samples = workloads.poisson(5, 4)
+    book = bench.Book(1, True, False)
+
+    class Other(rivals.Plain):
+        def node(self, neuron, several):
+            return super().node(replace(neuron, v0=0.5), several)
+
+    book.libraries = lambda: {"torch": rivals.Plain, "other": Other}
+    frames = rivals.frames(samples, (784,), 5, 1000.0)
+    one = bench.Contest(book, network, samples, frames, 5)
+    assert list(one.works(2)) == ["torch 2"]
+    assert "other is left out: it agrees with us on" in capsys.readouterr().out
+
+
+def test_every_library_here_runs_our_network():
+    """All libraries that are installed give our spikes and outputs, with biases, shortcuts and initial membranes."""
+    network, images, _ = workloads.resnet20(small=True)
+    mean, std = (np.asarray(x, np.float32).reshape(-1, 1, 1) for x in (network.mean, network.std))
+    batch = torch.from_numpy((images.astype(np.float32) / 255 - mean) / std)
+    run = es.simulate(network, images, ticks=3, watchdog=es.Fixed())
+    for name, kind in rivals.present().items():
+        model = kind(network, 3)
+        found = model.outcome(model.arranged(batch))
+        np.testing.assert_allclose(found.outputs, run.outputs[:, -1], rtol=1e-3, atol=1e-3, err_msg=name)
+        for population, theirs in found.spikes.items():
+            assert theirs == pytest.approx(run.ledger.spikes(population).sum(), rel=1e-3), (name, population)

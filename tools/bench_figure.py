@@ -6,22 +6,30 @@ from typing import Any
 
 from eventsnn import plot
 
+ACROSS = 3  # comparisons in a row
+
 
 def draw(found: dict[str, Any]) -> Any:
     """Times faster than each library, at batch 1 and at its best batch, and how time grows."""
     from matplotlib.figure import Figure
 
     bars = list(compared(found["sections"]))
-    curves = "growth" in found["sections"]
-    figure = Figure(figsize=(plot.WIDTH, 3.4 * (bool(bars) + curves) + 0.2), dpi=plot.DPI, layout="constrained")
-    rows = iter(figure.subfigures(bool(bars) + curves, 1, squeeze=False)[:, 0] if bars or curves else ())
-    if bars:
-        axes = next(rows).subplots(1, len(bars), squeeze=False)[0]
-        for place, (title, block) in zip(axes, bars):
-            draw_bars(place, title, block)
-    if curves:
-        left, right = next(rows).subplots(1, 2)
-        draw_growth(left, right, found["sections"]["growth"])
+    growth = found["sections"].get("growth")
+    lines = [bars[i : i + ACROSS] for i in range(0, len(bars), ACROSS)]
+    count = len(lines) + (growth is not None)
+    figure = Figure(figsize=(plot.WIDTH, 3.2 * count + 0.2), dpi=plot.DPI, layout="constrained")
+    rows = figure.subfigures(count, 1, squeeze=False)[:, 0] if count else ()
+    for row, line in zip(rows, lines):
+        for axes, (title, block) in zip(
+            row.subplots(1, ACROSS, squeeze=False)[0], [*line, *[("", None)] * (ACROSS - len(line))]
+        ):
+            if block:
+                draw_bars(axes, title, block)
+            else:
+                axes.axis("off")
+    if growth is not None:
+        left, right = rows[-1].subplots(1, 2)
+        draw_growth(left, right, growth)
     return figure
 
 
@@ -74,6 +82,6 @@ def draw_growth(left: Any, right: Any, growth: dict[str, Any]) -> None:
 
 
 def quiet(axes: Any) -> None:
-    axes.tick_params(labelsize=7, colors=plot.QUIET)
+    axes.tick_params(which="both", labelsize=7, colors=plot.QUIET)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
