@@ -515,7 +515,7 @@ def events(book: Book) -> None:
             for p in published.populations
         )
         readings["one spike a tick"] = replace(published, populations=plain), False
-        readings["several spikes a tick, bounded below"] = published, True
+        readings["several spikes a tick"] = published, True
         origin = "cnn_sinabs.nir on N-MNIST"
     else:
         network, recordings = event_network(ticks, count)
@@ -871,7 +871,7 @@ def continuous(book: Book) -> None:
     ]
     networks["three convolutions, LIF"] = replace(quiet, populations=tuple(leaky)), random, 0.1
     digits = replace(es.load(packaged("digits.h5")), tick_seconds=1e-3)
-    images = np.load(packaged("digits-heldout.npz"))["images"][: 2 if book.quick else None]
+    images = np.load(packaged("digits-heldout.npz"))["images"][: 2 if book.quick else 60]
     networks["packaged digits, IF, all driven"] = digits, images, 16e-3
     last: dict[str, es.Run] = {}
 

@@ -42,26 +42,25 @@ def compared(sections: dict[str, Any]) -> Any:
 
 
 def draw_bars(axes: Any, title: str, block: dict[str, Any]) -> None:
-    colours = {"batch 1": plot.SPIKE, "best batch": plot.UPPER}
-    for i, row in enumerate(block["libraries"].values()):
-        larger = [r["times_ours"] for b, r in row.items() if b != "1"]
-        shown = {
-            "batch 1": row.get("1", {}).get("times_ours"),
-            "best batch": min(larger, key=lambda s: s["median"], default=None),
-        }
-        for j, (name, s) in enumerate(shown.items()):
-            if s:
-                least, most = s["median"] - s["min"], s["max"] - s["median"]
-                axes.bar(
-                    i + 0.4 * (j - 0.5), s["median"], 0.38, color=colours[name], label=name if i == 0 else None,
-                    yerr=[[least], [most]], error_kw={"ecolor": plot.QUIET, "elinewidth": 1},
-                )  # fmt: skip
+    """Median times of each library, with the least and the most as a line."""
+    names = list(block["libraries"])
+    for place, (label, colour) in enumerate((("batch 1", plot.SPIKE), ("best larger batch", plot.UPPER))):
+        for i, row in enumerate(block["libraries"].values()):
+            chosen = [r["times_ours"] for batch, r in row.items() if (batch == "1") == (place == 0)]
+            if not chosen:
+                continue
+            s = min(chosen, key=lambda s: s["median"])
+            x = i + 0.4 * (place - 0.5)
+            axes.bar(x, s["median"], 0.38, color=colour, label="" if i else label)
+            axes.plot([x, x], [s["min"], s["max"]], color=plot.QUIET, linewidth=1)
     axes.axhline(1, color=plot.STOP, linewidth=1)
-    axes.set_xticks(range(len(block["libraries"])), list(block["libraries"]), rotation=60, ha="right", fontsize=7.5)
-    axes.set_title(f"{title}", fontsize=8, loc="left", fontweight="bold")
-    axes.set_ylabel("their time / ours, a sample", fontsize=7.5)
+    axes.set_xlim(-0.6, max(4, len(names) - 1) + 0.6)
+    axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # room for the legend
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_title(title, fontsize=8, loc="left", fontweight="bold")
+    axes.set_ylabel("their time / ours, per sample", fontsize=8)
     quiet(axes)
-    axes.legend(fontsize=7, frameon=False)
+    axes.legend(fontsize=7, frameon=False, loc="upper left", ncols=2)
 
 
 def draw_growth(left: Any, right: Any, growth: dict[str, Any]) -> None:
