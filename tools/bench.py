@@ -425,12 +425,12 @@ def contest(
                 "ms_per_sample": spread(1e3 * theirs),
                 "times_ours": spread(theirs / base),
             }
+    if where["libraries"]:
+        head = "".join(f"batch {batch}".ljust(42) for batch in (1, *batches))
+        print(f"    {'ms per sample, times ours':<28}{head}".rstrip())
     for name, row in where["libraries"].items():
-        cells = (
-            f"batch {b} {said(r['ms_per_sample'])} ms, {said(r['times_ours'], '{:.1f}')} times ours"
-            for b, r in row.items()
-        )
-        print(f"    {name}: {'; '.join(cells)}")
+        cells = (f"{said(r['ms_per_sample'])}, {said(r['times_ours'], '{:.1f}')}".ljust(42) for r in row.values())
+        print(f"    {name:<28}{''.join(cells)}".rstrip())
     for what, chosen in (("batch_1", (1,)), ("best_batch", tuple(batches))):
         rows = [(name, b, r) for name, row in where["libraries"].items() for b, r in row.items() if int(b) in chosen]
         if rows:
