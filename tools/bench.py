@@ -637,14 +637,15 @@ def memory(book: Book) -> None:
     held: dict[tuple[int, int], int] = {}
     with tempfile.TemporaryDirectory() as folder:
         es.save(network, Path(folder) / "net.h5")
-        most = max(n for _, n in samples)
-        np.save(Path(folder) / "images.npy", images[np.arange(most) % len(images)])
-        runs_of = ["-m", "eventsnn", "simulate", "--weights", "net.h5", "--input", "images.npy", "--cutoff", "fixed"]
+        command = ["-m", "eventsnn", "simulate", "--weights", "net.h5", "--cutoff", "fixed"]
         for what, settings in (("by_ticks", ticks), ("by_samples", samples)):
             rows = book.here.setdefault(what, [])
             for t, n in settings:
                 if (t, n) not in held:
-                    held[t, n] = peak([*runs_of, "--ticks", str(t), "--limit", str(n), "--out", f"{t}-{n}"], folder)
+                    file = Path(folder) / f"{n}.npy"
+                    np.save(file, images[np.arange(n) % len(images)])
+                    of = ["--input", file.name, "--ticks", str(t), "--out", f"{t}-{n}"]
+                    held[t, n] = peak([*command, *of], folder)
                 used = held[t, n]
                 rows.append({"ticks": t, "samples": n, "mb": used / 1e6, "input_mb": n * size / 1e6})
                 print(
