@@ -369,7 +369,7 @@ ALL = {"sinabs", "spikingjelly", "NeuroBench"}
         ({"weight": some_weights(12, 2, 2, 3), "groups": 3}, ALL),
         ({"weight": some_weights(12, 6, 2, 3) + 9}, {"NeuroBench"}),
     ],
-    ids=lambda value: "+".join(value),
+    ids=lambda value: "+".join(sorted(value)),
 )
 def test_the_comparison_can_fail(mistake, noticed_by):
     """If this fails, a witness that is told another layer than ours still agrees: its agreement is worth nothing."""
