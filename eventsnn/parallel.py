@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -83,23 +83,15 @@ def _on_dask(
     from joblib import Parallel, delayed, parallel_config
 
     tasks = iter(tasks)
-    with _client(workers, scheduler) as client, parallel_config(backend="dask", client=client):
-        # The work is a task as well, not scattered data: dask can make it anew when all who hold it are lost.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it is large
-            held = client.submit(_held, work, pure=False)
-        while batch := list(islice(tasks, AHEAD * sum(client.ncores().values()))):
+    with _client(workers, scheduler) as client, parallel_config(backend="dask", client=client, scatter=[work]):
+        while batch := list(islice(tasks, AHEAD * max(1, sum(client.ncores().values())))):
             try:
                 # In a tuple the arguments travel with their task; alone, joblib would leave them with one worker.
-                yield from Parallel()(delayed(_call)(held, task) for task in batch)
+                yield from Parallel()(delayed(_call)(work, task) for task in batch)
             except (ValueError, RuntimeError, MemoryError):
                 raise  # of the work itself
             except Exception as error:
                 raise ConnectionError(f"the cluster gave up: {error or type(error).__name__}") from None
-
-
-def _held(work: Result) -> Result:
-    return work
 
 
 def _call(work: Callable[..., Result], task: tuple) -> Result:
@@ -116,18 +108,32 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
     if scheduler is None:
         quiet: dict[str, Any] = {"silence_logs": logging.CRITICAL, "dashboard_address": None}
         with (
-            dask.LocalCluster(workers, threads_per_worker=1, processes=True, memory_limit=0, **quiet) as cluster,
+            dask.LocalCluster(
+                n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0, **quiet
+            ) as cluster,
             dask.Client(cluster, set_as_default=False) as client,
         ):
             yield client
         return
     try:
-        client = dask.Client(scheduler, timeout=PATIENCE, set_as_default=False)
-        client.wait_for_workers(1, timeout=PATIENCE)
+        asyncio.run(asyncio.wait_for(_identity(scheduler), PATIENCE))  # a client that fails is noisy later
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = f"it did not answer in {PATIENCE} s" if isinstance(error, TimeoutError) else str(error)
         raise ValueError(
-            f"the scheduler {scheduler} cannot be reached, or has no workers ({reason}); start it first"
+            f"the scheduler {scheduler} cannot be reached: {reason}; start it, or correct --scheduler"
         ) from None
-    with client:
+    with dask.Client(scheduler, timeout=PATIENCE, set_as_default=False) as client:
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE)
+        except TimeoutError:
+            raise ValueError(
+                f"the scheduler {scheduler} has no workers; start some with: dask worker {scheduler}"
+            ) from None
         yield client
+
+
+async def _identity(scheduler: str) -> Any:
+    from distributed.core import rpc
+
+    async with rpc(scheduler) as asked:
+        return await asked.identity()

@@ -215,6 +215,8 @@ class Job:
 
     def runs(self, parts: Sequence[range]) -> Iterator[Run]:
         """The same, each part as a `Run` of its own, whose seconds count from the part before."""
+        if self.worker.blank is None:
+            self.worker.compile()
         since = time.perf_counter()
         for part, results in zip(parts, self.results(parts), strict=True):
             now = time.perf_counter()
