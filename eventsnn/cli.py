@@ -235,18 +235,18 @@ def _written(
         advance(sum(map(len, kept)), True)
     else:
         folder = runs.open_folder(out, facts.network_name, plan)
-    left = [part for part in parts if part not in kept]
-    raster = folder / runs.PART / "raster.png"
+    left, raster = [part for part in parts if part not in kept], folder / runs.PART / "raster.png"
     try:
-        for part, run in zip(left, job.runs(left), strict=True):
-            if not part.start and job.records_all:
-                runs.save_figure(plot.raster(run, 0), raster)
-            runs.keep(run, folder, part)
-            kept.append(part)
-            advance(len(part))
-        if not raster.exists():
-            runs.save_figure(plot.raster(first(), 0), raster)
-        return folder, runs.finish(pack(job, [], range(0)), folder, facts, parts)
+        with runs.claimed(folder):
+            for part, run in zip(left, job.runs(left), strict=True):
+                if not part.start and job.records_all:
+                    runs.save_figure(plot.raster(run, 0), raster)
+                runs.keep(run, folder, part)
+                kept.append(part)
+                advance(len(part))
+            if not raster.exists():
+                runs.save_figure(plot.raster(first(), 0), raster)
+            return folder, runs.finish(pack(job, [], range(0)), folder, facts, parts)
     except (ValueError, RuntimeError):
         if not resume:
             runs.abandon(folder)

@@ -144,6 +144,22 @@ def resume(folder: str | Path, plan: Mapping[str, Any], parts: Sequence[range]) 
     return [part for part in parts if zipfile.is_zipfile(folder / PART / _shard(part))]
 
 
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keeps other processes from going on with an unfinished folder until the body is done, or this process dies."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock
+        yield
+        return
+    with (folder / PART / PLAN).open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"{folder} is being written by another process; wait for it, or stop it first") from None
+        yield
+
+
 def is_complete(folder: str | Path) -> bool:
     """Whether the folder holds a finished run. What its last moment may have left in `.part/` is removed then."""
     if not (Path(folder) / "run.json").is_file():

@@ -251,6 +251,17 @@ def test_a_run_that_cannot_go_on_is_refused(command, tmp_path, monkeypatch):
     assert command(*again, "--seed", "3")[0] == 0
 
 
+def test_two_processes_do_not_write_one_folder(command, tmp_path, monkeypatch):
+    """If this fails, asking again for a run that still goes on damages it."""
+    interrupted(monkeypatch, 4)
+    command("--out", "r")
+    before = content(tmp_path / "r")
+    with runs.claimed(tmp_path / "r"):
+        refused(command("--out", "r", "--resume"), "r is being written by another process")
+    assert content(tmp_path / "r") == before
+    assert command("--out", "r", "--resume")[0] == 0
+
+
 def test_damaged_shards_run_again(command, tmp_path, monkeypatch):
     """What a full disk or a dying machine left of a shard is no shard."""
     command("--out", "whole")
