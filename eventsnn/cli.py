@@ -224,6 +224,8 @@ def _written(
 
     first: runs the first sample with all its spikes recorded, for the figure.
     """
+    from contextlib import closing
+
     from eventsnn import plot, runs
     from eventsnn.simulation import pack
 
@@ -237,12 +239,12 @@ def _written(
         folder = runs.open_folder(out, facts.network_name, plan)
     left, raster = [part for part in parts if part not in kept], folder / runs.PART / "raster.png"
     try:
-        with runs.claimed(folder):
-            for part, run in zip(left, job.runs(left), strict=True):
-                if not part.start and job.records_all:
-                    runs.save_figure(plot.raster(run, 0), raster)
+        with runs.claimed(folder), closing(job.runs(left)) as found:  # closed: what has not begun need not run
+            for part, run in zip(left, found, strict=True):
                 runs.keep(run, folder, part)
                 kept.append(part)
+                if not part.start and job.records_all:
+                    runs.save_figure(plot.raster(run, 0), raster)
                 advance(len(part))
             if not raster.exists():
                 runs.save_figure(plot.raster(first(), 0), raster)

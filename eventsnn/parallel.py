@@ -107,12 +107,9 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     if scheduler is None:
         quiet: dict[str, Any] = {"silence_logs": logging.CRITICAL, "dashboard_address": None}
-        with (
-            dask.LocalCluster(
-                n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0, **quiet
-            ) as cluster,
-            dask.Client(cluster, set_as_default=False) as client,
-        ):
+        with _deaf():
+            local = dask.LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0, **quiet)
+        with local as cluster, dask.Client(cluster, set_as_default=False) as client:
             yield client
         return
     try:
@@ -130,6 +127,22 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
                 f"the scheduler {scheduler} has no workers; start some with: dask worker {scheduler}"
             ) from None
         yield client
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes begun in the body leave Ctrl-C to this one, which closes them."""
+    import signal
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def _identity(scheduler: str) -> Any:

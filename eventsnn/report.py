@@ -63,7 +63,8 @@ class Facts:
 class Tally:
     """What a run, or a part of its samples, adds to the account of all.
 
-    sums: counts by name, nested, that are added. peaks: "queue", and "by_tick" for each quantity of `statistics`, of
+    sums: counts by name, nested, that are added; correct_by_tick are samples that ran all ticks, short those that did
+    not. peaks: "queue", and "by_tick" for each quantity of `statistics`, of
     which the largest counts. columns: (samples,) int64 totals of each quantity. stops: stop times of the samples.
     """
 
@@ -85,11 +86,11 @@ def tally(run: Run) -> Tally:
     spiking = [p.name for p in network.populations if isinstance(p.neuron, IF)]
     connections = {c.label: _connection(run, c.label) for c in network.connections}
     layers = {p.name: _layer(run, p, connections) for p in network.populations}
-    short, quantities = int(np.sum(run.ticks_run < run.ticks)), [by_tick for *_, by_tick in _quantities(run)]
+    quantities = [by_tick for *_, by_tick in _quantities(run)]
     sums: dict[str, Any] = {
         "samples": len(run.predictions),
         "ticks_run": int(run.ticks_run.sum()),
-        "short": short,
+        "short": int(np.sum(run.ticks_run < run.ticks)),
         "stop_reasons": {stop_reason_name(r): int(np.sum(run.stop_reason == r)) for r in StopReason},
         "ties": int(np.sum(run.tied)),
         "spikes": int(ledger.spikes().sum()),
@@ -113,10 +114,9 @@ def tally(run: Run) -> Tally:
     }
     if run.labels is not None:
         sums["correct"] = int(np.sum(run.predictions == run.labels))
-        sums["correct_by_tick"] = [0] * run.ticks  # which nobody asks for where some sample stopped
-        if not short:
-            leading = predictions_by_tick(run.trace.outputs, run.trace.margins)
-            sums["correct_by_tick"] = np.sum(leading == run.labels[:, None], axis=0).tolist()
+        full = run.ticks_run >= run.ticks
+        leading = predictions_by_tick(run.trace.outputs[full], run.trace.margins[full])
+        sums["correct_by_tick"] = np.sum(leading == run.labels[full, None], axis=0).tolist()
     if run.events is not None:
         numbers = np.bincount(run.events["population"], minlength=len(network.populations))
         sums["recorded"] = {p.name: int(number) for p, number in zip(network.populations, numbers, strict=True)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -213,7 +213,7 @@ class Job:
         tasks = ((_take(self.samples, part), part.start) for part in parts)
         return map_tasks(self.worker, tasks, self.jobs, self.scheduler)
 
-    def runs(self, parts: Sequence[range]) -> Iterator[Run]:
+    def runs(self, parts: Sequence[range]) -> Generator[Run]:
         """The same, each part as a `Run` of its own, whose seconds count from the part before."""
         if self.worker.blank is None:
             self.worker.compile()

@@ -121,7 +121,8 @@ def test_tallies_of_chunks_add_up_to_the_whole(edges, full):
         stops += list(part.stops)
     assert sums == whole.sums
     assert sums["samples"] == SAMPLES
-    assert any(sums["correct_by_tick"]) == full
+    assert sums["short"] == 0 or not full
+    assert any(sums["correct_by_tick"])
     assert peaks == whole.peaks
     assert np.array_equal(np.concatenate(columns, axis=1), whole.columns)
     assert stops == list(whole.stops)
@@ -174,7 +175,7 @@ def test_a_run_that_is_killed_again_and_again_leaves_the_same_bytes(command, tmp
     wanted = content(tmp_path / "whole")
     (tmp_path / "killed.py").write_text(KILLED)
     arguments, left = ["--record", "spikes", "--out", "r"], []
-    # First the plan and a figure are renamed, then the shards, then the files from samples.csv to run.json, the 11th.
+    # First the plan is renamed, then a shard, a figure, the other shards, and samples.csv to run.json, the 11th.
     for moment in (2 + 3, 6, 6, 7, 11, 0):
         killed = [sys.executable, str(tmp_path / "killed.py"), str(moment), *SIMULATE, *arguments]
         ended = subprocess.run(killed, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -446,9 +446,9 @@ def killed(moments: int = 20, samples: int = 1000) -> bool:
         command += ["--input", "digits.npz", "--record", "spikes", "--out"]
 
         def begun(name: str, *more: str) -> subprocess.Popen:
-            """A run that has its folder."""
+            """A run that has its first chunk."""
             run = subprocess.Popen([*command, name, *more], cwd=folder, stdout=subprocess.DEVNULL)
-            while not (folder / name / ".part" / "plan.json").exists() and run.poll() is None:
+            while not any((folder / name / ".part").glob("*.npz")) and run.poll() is None:
                 time.sleep(0.001)
             return run
 
