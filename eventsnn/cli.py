@@ -238,28 +238,27 @@ def _written(
     else:
         folder = runs.open_folder(out, facts.network_name, plan)
     left, raster = [part for part in parts if part not in kept], folder / runs.PART / "raster.png"
-    try:
-        with runs.claimed(folder), closing(job.runs(left)) as found:  # closed: what has not begun need not run
-            for part, run in zip(left, found, strict=True):
-                runs.keep(run, folder, part)
-                kept.append(part)
-                if not part.start and job.records_all:
-                    runs.save_figure(plot.raster(run, 0), raster)
-                advance(len(part))
+    with runs.claimed(folder):
+        try:
+            with closing(job.runs(left)) as found:  # closed: what has not begun need not run
+                for part, run in zip(left, found, strict=True):
+                    runs.keep(run, folder, part)
+                    kept.append(part)
+                    if not part.start and job.records_all:
+                        runs.save_figure(plot.raster(run, 0), raster)
+                    advance(len(part))
             if not raster.exists():
                 runs.save_figure(plot.raster(first(), 0), raster)
             return folder, runs.finish(pack(job, [], range(0)), folder, facts, parts)
-    except (ValueError, RuntimeError):
-        if not resume:
-            runs.abandon(folder)
-        raise
-    except (KeyboardInterrupt, MemoryError, OSError) as error:
-        if not kept:
-            runs.abandon(folder)
-            raise
-        what = "interrupted" if isinstance(error, KeyboardInterrupt) else f"the run failed: {error}"
-        done = f"{sum(map(len, kept)):,} of {len(job):,} samples are kept in {folder}"
-        _fail(f"{what}; {done}: go on with the same options, --out {folder} and --resume", 1)
+        except (KeyboardInterrupt, MemoryError, OSError, RuntimeError, ValueError) as error:
+            wrong = isinstance(error, ValueError | RuntimeError)  # it would be wrong again
+            if not kept or (wrong and not resume and len(kept) < len(parts)):
+                runs.abandon(folder)
+                raise
+            what = "interrupted" if isinstance(error, KeyboardInterrupt) else f"the run failed: {error}"
+            done = f"{sum(map(len, kept)):,} of {len(job):,} samples are kept in {folder}"
+            code = 2 if isinstance(error, ValueError) else 1
+            _fail(f"{what}; {done}: go on with the same options, --out {folder} and --resume", code)
 
 
 def _show_run(found: dict[str, Any], folder: Path, as_json: bool, *notes: str) -> None:

@@ -228,6 +228,24 @@ def test_an_interrupted_run_says_how_to_go_on(command, tmp_path, monkeypatch):
     assert not (tmp_path / "none").exists()
 
 
+def test_what_a_failed_run_leaves_behind(command, tmp_path, monkeypatch):
+    """A full disk keeps the work; a sample that can never run leaves nothing, unless there was something before."""
+    interrupted(monkeypatch, 3, OSError(28, "No space left on device"))
+    code, _, err = command("--out", "r")
+    assert code == 1
+    assert f"No space left on device; 3 of {SAMPLES} samples are kept in r" in err
+    interrupted(monkeypatch, 3, RuntimeError("sample 6: a neuron fired without end"))
+    assert command("--out", "r", "--resume")[0] == 1
+    assert len(list((tmp_path / "r" / runs.PART).glob("*.npz"))) == 6
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "save_figure", lambda *_: (_ for _ in ()).throw(ValueError("figure r.png: no space")))
+        refused(command("--out", "r", "--resume"), "figure r.png", f"{SAMPLES} of {SAMPLES} samples are kept in r")
+    interrupted(monkeypatch, 3, RuntimeError("sample 3: a neuron fired without end"))
+    code, _, err = command("--out", "other")
+    assert (code, err) == (1, "eventsnn: the run failed: sample 3: a neuron fired without end\n")
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_run_that_cannot_go_on_is_refused(command, tmp_path, monkeypatch):
     """One sentence that names what differs; the shards stay for whoever asks rightly."""
     refused(command("--resume"), "--out")
