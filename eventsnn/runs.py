@@ -102,14 +102,13 @@ def planned(job: Job, facts: report.Facts, parts: Sequence[range]) -> dict[str, 
     timed: dict[str, Any] = {}
     if isinstance(worker, continuous.Worker):
         made = worker.made
-        timed = {"start": worker.start, "end": worker.end, "ties": made.ties}
+        timed = {"start": worker.start, "duration": worker.end - worker.start, "ties": made.ties}
         timed |= {"pulse": made.pulse, "bias_period": made.bias_period}
     return {
         "version": __version__,
-        "network": facts.network_sha256,
-        "input": content.hexdigest(),
+        **{name: value for name, value in vars(facts).items() if name != "network_path"},
         "samples": len(job),
-        **{f"{key} of the report": value for key, value in vars(facts).items() if key != "network_path"},
+        "input": content.hexdigest(),
         "mode": "async" if timed else "sync",
         "ticks": worker.ticks,
         **timed,
@@ -141,7 +140,7 @@ def resume(folder: str | Path, plan: Mapping[str, Any], parts: Sequence[range]) 
                 f"{folder} is another run: its {name} is {was.get(name)!r}, not {now.get(name)!r}; give --resume the "
                 "options it was begun with, or begin this one in another --out"
             )
-    return [part for part in parts if zipfile.is_zipfile(folder / PART / _shard(part))]
+    return [part for part in parts if _is_whole(folder / PART / _shard(part))]
 
 
 @contextmanager
@@ -578,6 +577,15 @@ def _packing(shape: tuple[int, ...], dtype: np.dtype) -> dict[str, Any]:
 
 def _shard(part: range) -> str:
     return f"{part.start:09d}.npz"
+
+
+def _is_whole(shard: Path) -> bool:
+    """Whether the file is there with all its content: a machine that died may have kept its name alone."""
+    try:
+        with zipfile.ZipFile(shard) as file:
+            return file.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _bytes(text: str) -> np.ndarray:
