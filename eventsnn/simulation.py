@@ -214,14 +214,15 @@ class Job:
         return map_tasks(self.worker, tasks, self.jobs, self.scheduler)
 
     def runs(self, parts: Sequence[range]) -> Generator[Run]:
-        """The same, each part as a `Run` of its own, whose seconds count from the part before."""
+        """The same, each part as a `Run` of its own, whose seconds are those it was waited for."""
         if self.worker.blank is None:
             self.worker.compile()
+        threads = self.scheduler is None and str(self.jobs).isdigit() and int(self.jobs) > 1
         since = time.perf_counter()
         for part, results in zip(parts, self.results(parts), strict=True):
             now = time.perf_counter()
             yield pack(self, results, part, now - since)
-            since = now
+            since = now if threads else time.perf_counter()  # threads went on while the last part was written
 
     def parts(self) -> list[range]:
         """The samples in consecutive chunks, cut by what their accounts take, whatever the number of workers."""
