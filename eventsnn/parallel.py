@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice, starmap
 from typing import Any, TypeVar
 
@@ -103,23 +103,25 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
     """A client of the scheduler, or of a cluster of one-threaded processes on this machine that ends with the body."""
     import logging
 
-    dask = _distributed()
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    if scheduler is None:
-        quiet: dict[str, Any] = {"silence_logs": logging.CRITICAL, "dashboard_address": None}
-        with _deaf():
-            local = dask.LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0, **quiet)
-        with local as cluster, dask.Client(cluster, set_as_default=False) as client:
-            yield client
-        return
-    try:
-        asyncio.run(asyncio.wait_for(_identity(scheduler), PATIENCE))  # a client that fails is noisy later
-    except Exception as error:
-        reason = f"it did not answer in {PATIENCE} s" if isinstance(error, TimeoutError) else str(error)
-        raise ValueError(
-            f"the scheduler {scheduler} cannot be reached: {reason}; start it, or correct --scheduler"
-        ) from None
-    with dask.Client(scheduler, timeout=PATIENCE, set_as_default=False) as client:
+    dask, logger = _distributed(), logging.getLogger("distributed")
+    with ExitStack() as stack:
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL)  # a lost worker is no news: its tasks run again
+        if scheduler is None:
+            quiet: dict[str, Any] = {"silence_logs": logging.CRITICAL, "dashboard_address": None, "memory_limit": 0}
+            with _deaf():
+                local = dask.LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, **quiet)
+            stack.enter_context(local)
+            yield stack.enter_context(dask.Client(local, set_as_default=False))
+            return
+        try:
+            asyncio.run(asyncio.wait_for(_identity(scheduler), PATIENCE))  # a client that fails is noisy later
+        except Exception as error:
+            reason = f"it did not answer in {PATIENCE} s" if isinstance(error, TimeoutError) else str(error)
+            raise ValueError(
+                f"the scheduler {scheduler} cannot be reached: {reason}; start it, or correct --scheduler"
+            ) from None
+        client = stack.enter_context(dask.Client(scheduler, timeout=PATIENCE, set_as_default=False))
         try:
             client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError:
