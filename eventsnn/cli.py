@@ -8,14 +8,18 @@ import re
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from eventsnn.network import Network
     from eventsnn.readers import Samples
+    from eventsnn.report import Facts
     from eventsnn.runs import Record
+    from eventsnn.simulation import Job, Run
     from eventsnn.study import Recorded
 
 # Everything heavier than typer is imported inside the command that needs it: `--help` must answer at once.
@@ -61,7 +65,7 @@ def main() -> None:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 1)
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, ConnectionError) as error:
         _fail(f"the run failed: {error}", 1)
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
@@ -71,7 +75,7 @@ def main() -> None:
         _fail(f"{error.format_message().rstrip('.')}; see eventsnn --help", 2)
 
 
-def _fail(sentence: str, code: int) -> None:
+def _fail(sentence: str, code: int) -> NoReturn:
     print(f"eventsnn: {' '.join(sentence.split())}", file=sys.stderr)
     sys.exit(code)
 
@@ -128,7 +132,8 @@ def simulate(
     ] = None,
     spike_input: SpikeInput = None,
     limit: Annotated[int | None, typer.Option(help="only the first N samples")] = None,
-    jobs: Annotated[int, typer.Option(help="worker threads")] = 1,
+    jobs: Annotated[str, typer.Option(help="worker threads, or dask:N: N processes of a local Dask cluster")] = "1",
+    scheduler: Annotated[str | None, typer.Option(help="run on the Dask cluster at this address, tcp://...")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32 or float64; default: float32 in mode sync, float64 in mode async")
     ] = None,
@@ -139,16 +144,23 @@ def simulate(
         str, typer.Option(help="connections, or sources: also the events of every neuron")
     ] = "connections",
     out: Annotated[Path | None, typer.Option(help="run folder; default: runs/TIME-NETWORK")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the unfinished run in --out")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the account as JSON, nothing else")] = False,
 ) -> None:
     """Classify samples one spike at a time and account for every operation."""
-    from eventsnn import plot, report, runs
+    from eventsnn import runs
+    from eventsnn.parallel import check_jobs
     from eventsnn.recordings import parse_view
+    from eventsnn.simulation import prepare
     from eventsnn.simulation import simulate as run_samples
     from eventsnn.watchdog import parse_policy
 
-    if jobs < 1:
-        raise ValueError(f"jobs is {jobs}, wanted 1 or more worker threads")
+    check_jobs(jobs, scheduler)
+    if resume and out is None:
+        raise ValueError("--resume goes on with the run in a folder; name it with --out")
+    if resume and out is not None and runs.is_complete(out):
+        _show_run({**runs.read(out).run, **runs.read_timing(out)}, out, as_json, f"{out} is complete already")
+        return
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}, wanted 1 or more samples")
     if weights is not None and input is None:
@@ -184,42 +196,78 @@ def simulate(
         "layer_delay": layer_delay,
         "layout": "chw" if len(network.input.shape) == 3 else None,  # what the reader has arranged
     }
-    folder: Path | None = None
+
+    def first() -> Run:
+        one = samples.first(1)
+        return run_samples(network, one.inputs, one.labels, record="spikes", **options)
+
     with _progress(len(samples), facts.network_name) as advance:
+        job = prepare(
+            network,
+            samples.inputs,
+            samples.labels,
+            record=what,
+            count=count,
+            jobs=jobs,
+            scheduler=scheduler,
+            **options,
+        )
+        # Everything was checked: only now may anything be written.
+        folder, found = _written(job, facts, out, resume, advance, first)
+    _show_run(found, folder, as_json)
 
-        def finished(count: int) -> None:
-            nonlocal folder
-            if folder is None:  # everything was checked: only now may anything be written
-                folder = runs.open_folder(out, facts.network_name)
-            advance(count)
 
+def _written(
+    job: Job, facts: Facts, out: Path | None, resume: bool, advance: Any, first: Callable[[], Run]
+) -> tuple[Path, dict[str, Any]]:
+    """Run a job chunk by chunk into a run folder; gives the folder and its JSON object.
+
+    first: runs the first sample with all its spikes recorded, for the figure.
+    """
+    from contextlib import closing
+
+    from eventsnn import plot, runs
+    from eventsnn.simulation import pack
+
+    parts = job.parts()
+    plan = runs.planned(job, facts, parts)
+    kept: list[range] = []
+    if resume and out is not None:
+        folder, kept = out, runs.resume(out, plan, parts)
+        advance(sum(map(len, kept)), True)
+    else:
+        folder = runs.open_folder(out, facts.network_name, plan)
+    left, raster = [part for part in parts if part not in kept], folder / runs.PART / "raster.png"
+    with runs.claimed(folder):
         try:
-            run = run_samples(
-                network,
-                samples.inputs,
-                samples.labels,
-                record=what,
-                count=count,
-                jobs=jobs,
-                progress=finished,
-                **options,
-            )
-            assert folder is not None
-            found = runs.write(run, folder, facts)
-        except BaseException:
-            if folder is not None:
+            with closing(job.runs(left)) as found:  # closed: what has not begun need not run
+                for part, run in zip(left, found, strict=True):
+                    runs.keep(run, folder, part)
+                    kept.append(part)
+                    if not part.start and job.records_all:
+                        runs.save_figure(plot.raster(run, 0), raster)
+                    advance(len(part))
+            if not raster.exists():
+                runs.save_figure(plot.raster(first(), 0), raster)
+            return folder, runs.finish(pack(job, [], range(0)), folder, facts, parts)
+        except (KeyboardInterrupt, MemoryError, OSError, RuntimeError, ValueError) as error:
+            wrong = isinstance(error, ValueError | RuntimeError)  # it would be wrong again
+            if not kept or (wrong and not resume and len(kept) < len(parts)):
                 runs.abandon(folder)
-            raise
-    shown = run
-    if run.events is None or what not in ("spikes", "potentials"):
-        one = samples.inputs.first(1) if hasattr(samples.inputs, "first") else samples.inputs[:1]
-        labels = None if samples.labels is None else samples.labels[:1]
-        shown = run_samples(network, one, labels, record="spikes", **options)
-    runs.save_figure(plot.raster(shown, 0), folder / "raster.png")
+                raise
+            what = "interrupted" if isinstance(error, KeyboardInterrupt) else f"the run failed: {error}"
+            done = f"{sum(map(len, kept)):,} of {len(job):,} samples are kept in {folder}"
+            code = 2 if isinstance(error, ValueError) else 1
+            _fail(f"{what}; {done}: go on with the same options, --out {folder} and --resume", code)
+
+
+def _show_run(found: dict[str, Any], folder: Path, as_json: bool, *notes: str) -> None:
+    from eventsnn import report
+
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    _show(report.layer_table(found), *report.closing_lines(found, run.seconds), f"Run folder: {folder}")
+    _show(*notes, report.layer_table(found), *report.closing_lines(found, found["seconds"]), f"Run folder: {folder}")
 
 
 def packaged(name: str) -> Path:
@@ -255,7 +303,7 @@ def _read(path: Path, network: Network, **options: Any) -> Samples:
     return read_input(path, network, **options)
 
 
-def _facts(weights: Path, network: Network, samples: Samples, assume: str | None) -> Any:
+def _facts(weights: Path, network: Network, samples: Samples, assume: str | None) -> Facts:
     from eventsnn.report import Facts
     from eventsnn.store import network_hash
 
@@ -293,15 +341,33 @@ class _progress:
 
     def __enter__(self) -> Any:
         if not sys.stderr.isatty():
-            return lambda count: None
+            return lambda count, before=False: None
+        import time
+
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("samples"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("samples{task.fields[rate]}"),
+        )
         self.bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
         self.bar.start()
-        task = self.bar.add_task(self.name, total=self.total)
-        return lambda count: self.bar.advance(task, count)
+        task = self.bar.add_task(self.name, total=self.total, rate="")
+        done, since = 0, time.monotonic()
+
+        def advance(count: int, before: bool = False) -> None:
+            """So many samples are finished; before: in an earlier run, which says nothing of the rate of this one."""
+            nonlocal done, since
+            if before:
+                self.bar.reset(task, completed=count)
+            elif count:
+                done += count
+                self.bar.update(task, advance=count, rate=f", {done / (time.monotonic() - since):,.1f}/s")
+
+        return advance
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eventsnn import kernels_sync as k
-from eventsnn.inputs import EVENT, Events, encoded
+from eventsnn.inputs import EVENT, Events, encoded, normalised
 from eventsnn.network import Network
 from eventsnn.neurons import IF
 from eventsnn.watchdog import Policy, StopReason
@@ -54,13 +54,15 @@ class Sample(NamedTuple):
 
 
 class Worker:
-    """Runs chunks of samples; called by several threads at once, each call with a state of its own."""
+    """Runs chunks of samples; called by several threads at once, each call with a state of its own.
+
+    A pickle of it holds neither states nor compiled code: another process makes its own, and keeps them.
+    """
 
     def __init__(
         self,
         network: Network,
         wiring: Wiring,
-        samples: np.ndarray | Events,
         ticks: int,
         policy: Policy,
         count: str,
@@ -68,7 +70,7 @@ class Worker:
         seed: int,
     ):
         self.count = count
-        self.network, self.wiring, self.samples, self.ticks = network, wiring, samples, ticks
+        self.network, self.wiring, self.ticks = network, wiring, ticks
         self.policy, self.dtype, self.seed = policy, np.dtype(dtype), seed
         self.thresholds = policy.thresholds(ticks)
         self.scale, self.size = float(getattr(policy, "scale", 1.0)), int(getattr(policy, "size", 1))
@@ -76,6 +78,10 @@ class Worker:
         self.to_last = np.argsort(channels_last(self.shape))  # channels-first unit -> channels-last unit
         self.tick_us = None if network.tick_seconds is None else network.tick_seconds * 1e6
         self.spare: list[k.State] = []
+        self.blank: k.Books | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "spare": [], "blank": None}
 
     def compile(self) -> None:
         """Compile the kernels, or load them from the cache, without running a sample."""
@@ -84,10 +90,17 @@ class Worker:
         k.best_class(state.books.outputs[0], state.books.margins[0])
         self.blank = state.books
 
-    def __call__(self, chunk: range) -> list[Sample]:
-        """Run the samples of a chunk."""
+    def __call__(self, samples: np.ndarray | Events, first: int) -> list[Sample]:
+        """Run a chunk of samples: images as `inputs.arrange_images` gives them, or events. first: index of its first.
+
+        In a process that has not compiled the kernels yet they are compiled first.
+        """
+        if self.blank is None:
+            self.compile()
+        if not isinstance(samples, Events):
+            samples = normalised(samples, self.network, self.dtype if self.network.encoding == "direct" else "float64")
         state = self.spare.pop() if self.spare else self._state(RECORD_CAPACITY)
-        done = [self._run(state, index) for index in chunk]
+        done = [self._run(state, samples, i, first) for i in range(len(samples))]
         self.spare.append(state)
         return done
 
@@ -95,8 +108,8 @@ class Worker:
         code, plan = CODES[self.policy.reason], self.wiring.plan
         return k.run(plan, state, feed, ticks, code, self.thresholds, self.scale, self.size, fresh)
 
-    def _run(self, state: k.State, index: int) -> Sample:
-        feed = self._feed(index)
+    def _run(self, state: k.State, samples: np.ndarray | Events, i: int, first: int) -> Sample:
+        feed, index = self._feed(samples, i, first), first + i
         most = int(np.diff(feed.batch.groups[feed.tick_group, k.G_FIRST]).max(initial=0))
         if self._records() and most > len(state.record.value):
             state = state._replace(record=_record(most))
@@ -118,7 +131,7 @@ class Worker:
             stop=stop,
             reason=int(self.policy.reason) if status == k.STOPPED else int(StopReason.HORIZON),
             books=k.Books(*(array.copy() for array in books)),
-            macs_effective=self._macs_effective(index) if feed.analog else 0,
+            macs_effective=0 if isinstance(samples, Events) or not feed.analog else self._macs_effective(samples[i]),
             events=np.concatenate(fetched) if fetched else None,
             pushed=int(state.queue.at[k.A_PUSHED]),
             popped=int(state.queue.at[k.A_POPPED]),
@@ -128,11 +141,11 @@ class Worker:
     def _records(self) -> bool:
         return bool(self.wiring.plan.pop[:, k.P_RECORD].any())
 
-    def _feed(self, index: int) -> k.Feed:
+    def _feed(self, samples: np.ndarray | Events, i: int, first: int) -> k.Feed:
         encoding = self.network.encoding
-        if encoding == "direct" and not isinstance(self.samples, Events):
-            return self._feed_image(self.samples[index])
-        events = encoded(self.samples, index, encoding, self.ticks, self.tick_us, self.seed)
+        if encoding == "direct" and not isinstance(samples, Events):
+            return self._feed_image(samples[i])
+        events = encoded(samples, i, encoding, self.ticks, self.tick_us, self.seed, first)
         inside = events.tick < self.ticks
         return self._feed_events(events.tick[inside], events.neuron[inside])
 
@@ -166,10 +179,9 @@ class Worker:
             analog=True,
         )
 
-    def _macs_effective(self, index: int) -> int:
+    def _macs_effective(self, image: np.ndarray) -> int:
         """Taps of the image's non-zero pixels on non-zero weights."""
-        assert isinstance(self.samples, np.ndarray)
-        present = self.samples[index].astype(self.dtype, copy=False).reshape(self.shape[0], -1).T != 0
+        present = image.astype(self.dtype, copy=False).reshape(self.shape[0], -1).T != 0
         return int(self.wiring.image_taps[present.ravel()].sum())
 
     def _state(self, record: int) -> k.State:

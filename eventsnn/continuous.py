@@ -14,7 +14,7 @@ import numpy as np
 from eventsnn import kernels_async as ka
 from eventsnn import kernels_sync as k
 from eventsnn.clocked import CODES, RECORD_CAPACITY, Sample
-from eventsnn.inputs import TIMED_EVENT, Events, latencies
+from eventsnn.inputs import TIMED_EVENT, Events, latencies, normalised
 from eventsnn.network import Network, Sparse, spread
 from eventsnn.neurons import IF, LI, LIF, Gate, Relay, Synapse
 from eventsnn.store import network_hash
@@ -189,20 +189,22 @@ def _check_currents(name: str, neuron: Synapse, driven: bool, pulses: bool) -> N
 
 
 class Worker:
-    """Runs chunks of samples; called by several threads at once, each call with a state of its own."""
+    """Runs chunks of samples; called by several threads at once, each call with a state of its own.
+
+    A pickle of it holds neither spare states nor compiled code: another process makes its own, and keeps them.
+    """
 
     def __init__(
         self,
         made: Made,
         wired: Wired,
-        samples: np.ndarray | Events,
         interval: tuple[float, float],
         policy: Policy,
         count: str,
         standing: Standing | None,
         keep: bool,
     ):
-        self.made, self.wired, self.samples = made, wired, samples
+        self.made, self.wired = made, wired
         self.network, self.wiring, self.pace = made.network, wired.wiring, wired.pace
         self.policy, self.count, self.dtype, self.seed = policy, count, np.dtype(made.dtype), 0
         self.standing, self.keep = standing, keep
@@ -221,18 +223,29 @@ class Worker:
         self.shape = self.network.input.shape
         self.to_last = np.argsort(channels_last(self.shape))
         self.spare: list[ka.State] = []
+        self.blank: ka.Books | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "spare": [], "blank": None}
 
     def compile(self) -> None:
         """Compile the kernels, or load them from the cache, without running a sample."""
         state = self._state()
-        if self._kernel(state, self._feed(None), True) == ka.STALE:
+        if self._kernel(state, self._feed(None, 0), True) == ka.STALE:
             ka.run.recompile()
         k.best_class(state.books.outputs[0], state.books.margins[0])
         self.blank = state.books
 
-    def __call__(self, chunk: range) -> list[Sample]:
-        """Run the samples of a chunk."""
-        return [self._run(index) for index in chunk]
+    def __call__(self, samples: np.ndarray | Events, first: int) -> list[Sample]:
+        """Run a chunk of samples: images as `inputs.arrange_images` gives them, or events. first: index of its first.
+
+        In a process that has not compiled the kernels yet they are compiled first.
+        """
+        if self.blank is None:
+            self.compile()
+        if not isinstance(samples, Events):
+            samples = normalised(samples, self.network, self.dtype if self.network.encoding == "direct" else "float64")
+        return [self._run(samples, i, first) for i in range(len(samples))]
 
     def no_answers(self) -> tuple[np.ndarray, ...]:
         """What the watchdog is shown when there are no samples."""
@@ -251,13 +264,13 @@ class Worker:
             fresh,
         )
 
-    def _run(self, index: int) -> Sample:
-        fresh = self.standing is None
+    def _run(self, samples: np.ndarray | Events, i: int, first: int) -> Sample:
+        fresh, index = self.standing is None, first + i
         if self.standing is not None:
             state = self._resumed(self.standing.states[index])
         else:
             state = self.spare.pop()._replace(books=self._books()) if self.spare else self._state()
-        feed = self._feed(index)
+        feed = self._feed(samples, i)
         state.clock[:] = self.clock
         if self.wiring.plan.pop[self.wiring.plan.misc[k.M_INPUT], k.P_RECORD]:
             state = self._with_room(state, feed)
@@ -301,20 +314,20 @@ class Worker:
 
     # ------------------------------------------------------------------------------------------------------- input
 
-    def _feed(self, index: int | None) -> ka.Feed:
+    def _feed(self, samples: np.ndarray | Events | None, i: int) -> ka.Feed:
         nothing = np.zeros(0, np.int64)
         time, neuron, pixel, value = nothing.astype(np.float64), nothing, nothing, np.zeros(0, self.dtype)
-        if index is None:
+        if samples is None:
             pass
-        elif isinstance(self.samples, Events):
-            part = slice(int(self.samples.offsets[index]), int(self.samples.offsets[index + 1]))
-            time, neuron = np.asarray(self.samples.t[part], np.float64), self.samples.neuron[part]
+        elif isinstance(samples, Events):
+            part = slice(int(samples.offsets[i]), int(samples.offsets[i + 1]))
+            time, neuron = np.asarray(samples.t[part], np.float64), samples.neuron[part]
         elif self.network.encoding == "latency":
-            late, neuron = latencies(self.samples[index], self.ticks)
+            late, neuron = latencies(samples[i], self.ticks)
             order = np.argsort(late, kind="stable")
             time, neuron = late[order] * self.pace.timing.tick, neuron[order]
         elif self.standing is None:
-            values = self.samples[index].reshape(self.shape[0], -1).T.astype(self.dtype).ravel()
+            values = samples[i].reshape(self.shape[0], -1).T.astype(self.dtype).ravel()
             pixel = np.flatnonzero(values)
             value = values[pixel]
         inside = (time >= self.start) & (time < self.end)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -176,10 +177,19 @@ def arrange_images(images: np.ndarray, network: Network, layout: str | None = No
         arranged = images[:, None]
     else:
         raise ValueError(_misfit(images.shape, shape, layout))
-    if images.dtype.kind == "f" and not np.isfinite(images).all():
-        where = tuple(int(i) for i in np.argwhere(~np.isfinite(images))[0])
-        raise ValueError(f"images: the value at {where} is {images[where]}, wanted finite numbers")
+    for part in blocks(images) if images.dtype.kind == "f" else ():
+        wrong = ~np.isfinite(images[part])
+        if wrong.any():
+            at = np.argwhere(wrong)[0]
+            where = (part.start + int(at[0]), *(int(i) for i in at[1:]))
+            raise ValueError(f"images: the value at {where} is {images[where]}, wanted finite numbers")
     return arranged
+
+
+def blocks(images: np.ndarray) -> Iterator[slice]:
+    """Slices of some million values each, so that many images are looked through without a copy of them all."""
+    size = max(1, 2**22 // max(1, math.prod(images.shape[1:])))
+    return (slice(i, i + size) for i in range(0, len(images), size))
 
 
 def _misfit(found: tuple[int, ...], shape: tuple[int, ...], layout: str | None) -> str:
@@ -204,8 +214,11 @@ def prepare_images(
     images and makes float32 of everything else. images, layout, errors: see `arrange_images`.
     """
     arranged = arrange_images(images, network, layout)
-    if dtype is None:
-        dtype = "float64" if arranged.dtype == np.float64 else "float32"
+    return normalised(arranged, network, dtype or ("float64" if arranged.dtype == np.float64 else "float32"))
+
+
+def normalised(arranged: np.ndarray, network: Network, dtype: str | type | np.dtype) -> np.ndarray:
+    """`prepare_images` of images that `arrange_images` gave."""
     prepared = arranged.astype(dtype, order="C")
     if arranged.dtype == np.uint8:
         prepared /= prepared.dtype.type(255)
@@ -248,9 +261,8 @@ def rate_events(image: np.ndarray, ticks: int, seed: int, sample_index: int) -> 
 
     Raises ValueError for values outside 0..1 or a seed that is not in 0..2^64 - 1.
     """
-    values = _unit_interval(image, "rate")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed is {seed}, wanted a whole number from 0 to 2^64 - 1")
+    values = unit_interval(image, "rate")
+    check_seed(seed)
     key = np.array([seed, sample_index], np.uint64)
     fired = []
     for tick in range(ticks):
@@ -279,12 +291,19 @@ def latencies(image: np.ndarray, ticks: int) -> tuple[np.ndarray, np.ndarray]:
 
     In continuous time these are the times; `latency_events` rounds them to whole ticks. Errors as there.
     """
-    values = _unit_interval(image, "latency")
+    values = unit_interval(image, "latency")
     neuron = np.flatnonzero(values)
     return (1.0 - values[neuron]) * (ticks - 1), neuron.astype(np.int64)
 
 
-def _unit_interval(image: np.ndarray, code: str) -> np.ndarray:
+def check_seed(seed: int) -> None:
+    """Nothing, when the seed keys a stream of random numbers; else raises ValueError."""
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed is {seed}, wanted a whole number from 0 to 2^64 - 1")
+
+
+def unit_interval(image: np.ndarray, code: str) -> np.ndarray:
+    """The values of an image as a row of float64; raises ValueError for one outside 0..1, which `code` cannot code."""
     values = np.asarray(image, np.float64).ravel()
     wrong = np.flatnonzero(~((values >= 0) & (values <= 1)))
     if wrong.size:
@@ -315,15 +334,22 @@ def event_ticks(events: Events, sample: int, tick_us: float) -> TickEvents:
 
 
 def encoded(
-    samples: np.ndarray | Events, index: int, encoding: str, ticks: int, tick_us: float | None, seed: int = 0
+    samples: np.ndarray | Events,
+    index: int,
+    encoding: str,
+    ticks: int,
+    tick_us: float | None,
+    seed: int = 0,
+    first: int = 0,
 ) -> TickEvents:
     """One sample as events in ticks: of images by "rate" or "latency", or the events of "events", cut every tick_us.
 
     samples: prepared images (N, C, H, W), or `Events`. Events at `ticks` or later may be among those of a recording.
+    first: position of `samples[0]` in the whole data set, see `rate_events`.
     """
     if isinstance(samples, Events):
         assert tick_us is not None
         return event_ticks(samples, index, tick_us)
     if encoding == "rate":
-        return rate_events(samples[index], ticks, seed, index)
+        return rate_events(samples[index], ticks, seed, first + index)
     return latency_events(samples[index], ticks)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import csv
 import io
 import math
+import operator
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ import numpy as np
 
 from eventsnn.ledger import KINDS as BOOKED
 from eventsnn.ledger import OPERATIONS, wilson
-from eventsnn.network import Connection, Conv, Network
+from eventsnn.network import Connection, Conv, Network, Population
 from eventsnn.neurons import IF
 from eventsnn.watchdog import StopReason, predictions_by_tick
 
@@ -58,7 +59,92 @@ class Facts:
 # ------------------------------------------------------------------------------------------------ the JSON object
 
 
-def summary(run: Run, facts: Facts) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """What a run, or a part of its samples, adds to the account of all.
+
+    sums: counts by name, nested, that are added; correct_by_tick are samples that ran all ticks, short those that did
+    not. peaks: "queue", and "by_tick" for each quantity of `statistics`, of
+    which the largest counts. columns: (samples,) int64 totals of each quantity. stops: stop times of the samples.
+    """
+
+    sums: Mapping[str, Any]
+    peaks: Mapping[str, Any]
+    columns: Iterable[np.ndarray]
+    stops: Iterable[float]
+
+
+def tally(run: Run) -> Tally:
+    """What a run adds to an account; that of all samples is `together` of their parts'.
+
+    Raises ValueError when the run counted spikes only (`count="spikes"`): an account with zeros for what was not
+    counted would be wrong.
+    """
+    ledger, network = run.ledger, run.network
+    if ledger.counted == "spikes":
+        raise ValueError("the run counted spikes only; an account needs count='connections'")
+    spiking = [p.name for p in network.populations if isinstance(p.neuron, IF)]
+    connections = {c.label: _connection(run, c.label) for c in network.connections}
+    layers = {p.name: _layer(run, p, connections) for p in network.populations}
+    quantities = [by_tick for *_, by_tick in _quantities(run)]
+    sums: dict[str, Any] = {
+        "samples": len(run.predictions),
+        "ticks_run": int(run.ticks_run.sum()),
+        "short": int(np.sum(run.ticks_run < run.ticks)),
+        "stop_reasons": {stop_reason_name(r): int(np.sum(run.stop_reason == r)) for r in StopReason},
+        "ties": int(np.sum(run.tied)),
+        "spikes": int(ledger.spikes().sum()),
+        "spike_units": sum(layers[name]["spike_units"] for name in spiking),
+        "input_events": int(ledger.input_events.sum()),
+        "synops": {
+            **{kind: int(ledger.synops(kind=kind).sum()) for kind in KINDS},
+            "ac": int(ledger.by_class("ac").sum()),
+            "mac": int(ledger.by_class("mac").sum()),
+        },
+        "identity": {kind: int(ledger.by_class("identity", kind).sum()) for kind in KINDS},
+        "pool": {kind: int(ledger.by_class("pool", kind).sum()) for kind in KINDS},
+        "macs_input": int(ledger.macs_input.sum()),
+        "macs_input_effective": int(ledger.macs_input_effective.sum()),
+        "macs_input_per_tick": int(ledger.macs_input_per_tick.sum()),
+        "macs_input_effective_per_tick": int((ledger.macs_input_effective * run.ticks_run).sum()),
+        "operations": {operation: int(ledger.operations(operation).sum()) for operation in OPERATIONS},
+        "queue": {"pushed": int(run.queue_pushed.sum()), "popped": int(run.queue_popped.sum())},
+        "layers": layers,
+        "connections": connections,
+    }
+    if run.labels is not None:
+        sums["correct"] = int(np.sum(run.predictions == run.labels))
+        full = run.ticks_run >= run.ticks
+        leading = predictions_by_tick(run.trace.outputs[full], run.trace.margins[full])
+        sums["correct_by_tick"] = np.sum(leading == run.labels[full, None], axis=0).tolist()
+    if run.events is not None:
+        numbers = np.bincount(run.events["population"], minlength=len(network.populations))
+        sums["recorded"] = {p.name: int(number) for p, number in zip(network.populations, numbers, strict=True)}
+    if run.calibration is not None:
+        sums["overlap"] = run.calibration["overlap"]
+    return Tally(
+        sums=sums,
+        peaks={
+            "queue": int(run.queue_peak.max(initial=0)),
+            "by_tick": [int(by_tick.max(initial=0)) for by_tick in quantities],
+        },
+        columns=np.stack([by_tick.sum(1) for by_tick in quantities]),
+        stops=run.stop_time,
+    )
+
+
+def together(one: Any, other: Any, add: Callable[[int, int], int] = operator.add) -> Any:
+    """The sums of two tallies as one, number by number; with `add=max` their peaks."""
+    if isinstance(one, Mapping):
+        return {name: together(one[name], other[name], add) for name in one}
+    if isinstance(one, list):
+        return [together(a, b, add) for a, b in zip(one, other, strict=True)]
+    return add(one, other)
+
+
+def summary(
+    run: Run, facts: Facts, counted: Tally | None = None, rows: Sequence[dict[str, Any]] | None = None
+) -> dict[str, Any]:
     """The content of `run.json`: everything about a run that does not depend on the machine or the clock.
 
     layers: one for each population, `synops` the SynOps delivered to it, `spikes` 0 where events are no spikes (input,
@@ -67,18 +153,15 @@ def summary(run: Run, facts: Facts) -> dict[str, Any]:
     ran to the horizon. ties: samples whose largest outputs were equal. operations: what neurons did. queue: what the
     simulator's own queue did, which is no cost of the model. statistics: see `statistics`.
 
-    Raises ValueError when the run counted spikes only (`count="spikes"`): an account with zeros for what was not
-    counted would be wrong.
+    counted, rows: the tally and the statistics of all samples, where `run` holds only some of them, or none: then it
+    says what was run, and they say what came out. Raises ValueError as `tally` does.
     """
-    ledger, network = run.ledger, run.network
-    if ledger.counted == "spikes":
-        raise ValueError("the run counted spikes only; an account needs count='connections'")
-    samples, ticks_run = len(run.predictions), int(run.ticks_run.sum())
-    correct = None if run.labels is None else int(np.sum(run.predictions == run.labels))
-    reasons = {stop_reason_name(r): int(np.sum(run.stop_reason == r)) for r in StopReason}
-    connections = [_connection(run, c) for c in network.connections]
-    spiking = {p.name: p.neuron for p in network.populations if isinstance(p.neuron, IF)}
-    comparators = {neuron.comparator for neuron in spiking.values()}
+    counted = counted or tally(run)
+    rows = rows if rows is not None else statistics(run, counted)
+    sums, peaks, network = counted.sums, counted.peaks, run.network
+    samples, correct = sums["samples"], sums.get("correct")
+    reasons = sums["stop_reasons"]
+    comparators = {p.neuron.comparator for p in network.populations if isinstance(p.neuron, IF)}
     return {
         "schema": SCHEMA,
         "command": facts.command,
@@ -98,7 +181,7 @@ def summary(run: Run, facts: Facts) -> dict[str, Any]:
         "ticks": int(run.ticks),
         **_interval(run),
         "cutoff": str(run.policy),
-        **({} if run.calibration is None else {"calibration": dict(run.calibration)}),
+        **({} if run.calibration is None else {"calibration": {**run.calibration, "overlap": sums["overlap"]}}),
         "dtype": run.dtype,
         "seed": run.seed,
         "layer_delay": run.layer_delay,
@@ -112,36 +195,45 @@ def summary(run: Run, facts: Facts) -> dict[str, Any]:
         },
         "accuracy": None if correct is None else correct / samples,
         "accuracy_interval": None if correct is None else list(wilson(correct, samples)),
-        "accuracy_by_tick": _accuracy_by_tick(run),
-        "mean_stop": ticks_run / samples if run.interval is None else math.fsum(run.stop_time) / samples,
+        "accuracy_by_tick": None
+        if correct is None or sums["short"]
+        else [right / samples for right in sums["correct_by_tick"]],
+        "mean_stop": (sums["ticks_run"] if run.interval is None else math.fsum(counted.stops)) / samples,
         "stop_unit": "ticks" if run.interval is None else "s",
-        "ticks_run": ticks_run,
+        "ticks_run": sums["ticks_run"],
         "stop_reasons": {name: count for name, count in reasons.items() if count},
-        "ties": int(np.sum(run.tied)),
-        "spikes": int(ledger.spikes().sum()),
-        "spike_units": sum(int(ledger.spike_units(name).sum()) for name in spiking),
-        "input_events": int(ledger.input_events.sum()),
-        "synops": {
-            **{kind: int(ledger.synops(kind=kind).sum()) for kind in KINDS},
-            "ac": int(ledger.by_class("ac").sum()),
-            "mac": int(ledger.by_class("mac").sum()),
+        **{
+            name: sums[name] for name in ("ties", "spikes", "spike_units", "input_events", "synops", "identity", "pool")
         },
-        "identity": {kind: int(ledger.by_class("identity", kind).sum()) for kind in KINDS},
-        "pool": {kind: int(ledger.by_class("pool", kind).sum()) for kind in KINDS},
-        "macs_input": int(ledger.macs_input.sum()),
-        "macs_input_effective": int(ledger.macs_input_effective.sum()),
-        "macs_input_per_tick": int(ledger.macs_input_per_tick.sum()),
-        "macs_input_effective_per_tick": int((ledger.macs_input_effective * run.ticks_run).sum()),
-        "operations": {operation: int(ledger.operations(operation).sum()) for operation in OPERATIONS},
-        "queue": {
-            "pushed": int(run.queue_pushed.sum()),
-            "popped": int(run.queue_popped.sum()),
-            "peak": int(run.queue_peak.max(initial=0)),
-        },
-        "queue_peak": int(run.queue_peak.max(initial=0)),
-        "statistics": [row for row in statistics(run) if row["scope"] == "network"],
-        "layers": [_layer(run, i, connections) for i in range(len(network.populations))],
-        "connections": connections,
+        "macs_input": sums["macs_input"],
+        "macs_input_effective": sums["macs_input_effective"],
+        "macs_input_per_tick": sums["macs_input_per_tick"],
+        "macs_input_effective_per_tick": sums["macs_input_effective_per_tick"],
+        "operations": sums["operations"],
+        "queue": {**sums["queue"], "peak": peaks["queue"]},
+        "queue_peak": peaks["queue"],
+        "statistics": [row for row in rows if row["scope"] == "network"],
+        "layers": [
+            {
+                "name": p.name,
+                "kind": type(p.neuron).__name__.lower(),
+                "spiking": isinstance(p.neuron, IF),
+                "shape": list(p.shape),
+                "neurons": p.size,
+                **sums["layers"][p.name],
+            }
+            for p in network.populations
+        ],
+        "connections": [
+            {
+                "name": c.label,
+                "source": c.source,
+                "target": c.target,
+                "class": run.ledger.tap_class[c.label],
+                **sums["connections"][c.label],
+            }
+            for c in network.connections
+        ],
         "energy": [],
     }
 
@@ -155,12 +247,16 @@ def _interval(run: Run) -> dict[str, Any]:
     return {"tick_seconds": run.network.tick_seconds, **found, "arrivals": run.interval.ties}
 
 
-def timing(run: Run) -> dict[str, Any]:
-    """The content of `timing.json`: what may differ between two runs of the same thing."""
-    delivered = int(run.ledger.synops().sum())
+def timing(run: Run, delivered: int | None = None, seconds: float | None = None) -> dict[str, Any]:
+    """The content of `timing.json`: what may differ between two runs of the same thing.
+
+    delivered, seconds: the SynOps and the time of all samples, where `run` holds only some of them.
+    """
+    delivered = int(run.ledger.synops().sum()) if delivered is None else delivered
+    seconds = float(run.seconds) if seconds is None else seconds
     return {
-        "seconds": float(run.seconds),
-        "synops_per_second": delivered / run.seconds if run.seconds > 0 else None,
+        "seconds": seconds,
+        "synops_per_second": delivered / seconds if seconds > 0 else None,
         "versions": versions(),
         "host": {"platform": platform.platform(), "cpus": os.cpu_count()},
     }
@@ -182,23 +278,10 @@ def stop_reason_name(reason: int) -> str:
     return StopReason(reason).name.lower().replace("_", "-")
 
 
-def _accuracy_by_tick(run: Run) -> list[float] | None:
-    if run.labels is None or np.any(run.ticks_run < run.ticks):
-        return None
-    leading = predictions_by_tick(run.trace.outputs, run.trace.margins)
-    return [float(fraction) for fraction in np.mean(leading == run.labels[:, None], axis=0)]
-
-
-def _connection(run: Run, connection: Any) -> dict[str, Any]:
-    label = connection.label
-    tap_class = run.ledger.tap_class[label]
+def _connection(run: Run, label: str) -> dict[str, int]:
     taps = {kind: int(run.ledger.synops(label, kind).sum()) for kind in KINDS}
     return {
-        "name": label,
-        "source": connection.source,
-        "target": connection.target,
-        "class": tap_class,
-        "synops": taps["delivered"] if tap_class in ("ac", "mac") else 0,
+        "synops": taps["delivered"] if run.ledger.tap_class[label] in ("ac", "mac") else 0,
         **taps,
         "pool_structural": int(run.ledger.pool_taps(label, "structural").sum()),
         "pool_taps": int(run.ledger.pool_taps(label, "delivered").sum()),
@@ -206,70 +289,71 @@ def _connection(run: Run, connection: Any) -> dict[str, Any]:
     }
 
 
-def _layer(run: Run, index: int, connections: list[dict[str, Any]]) -> dict[str, Any]:
-    population = run.network.populations[index]
-    arriving = [c for c in connections if c["target"] == population.name]
-    events = int(run.ledger.spikes(population.name).sum())
+def _layer(run: Run, population: Population, connections: Mapping[str, dict[str, int]]) -> dict[str, int]:
+    ledger, name = run.ledger, population.name
+    arriving = [(ledger.tap_class[c.label], connections[c.label]) for c in run.network.connections if c.target == name]
+    events = int(ledger.spikes(name).sum())
     is_spiking = isinstance(population.neuron, IF)
     return {
-        "name": population.name,
-        "kind": type(population.neuron).__name__.lower(),
-        "spiking": is_spiking,
-        "shape": list(population.shape),
-        "neurons": population.size,
         "spikes": events if is_spiking else 0,
-        "spike_units": int(run.ledger.spike_units(population.name).sum()) if is_spiking else 0,
+        "spike_units": int(ledger.spike_units(name).sum()) if is_spiking else 0,
         "events": events,
-        "synops": sum(c["synops"] for c in arriving),
-        "mac": sum(c["synops"] for c in arriving if c["class"] == "mac"),
-        "identity": sum(c["delivered"] for c in arriving if c["class"] == "identity"),
-        "pool": sum(c["pool_taps"] + (c["delivered"] if c["class"] == "pool" else 0) for c in arriving),
-        **{operation: int(run.ledger.operations(operation, population.name).sum()) for operation in OPERATIONS},
+        "synops": sum(c["synops"] for _, c in arriving),
+        "mac": sum(c["synops"] for kind, c in arriving if kind == "mac"),
+        "identity": sum(c["delivered"] for kind, c in arriving if kind == "identity"),
+        "pool": sum(c["pool_taps"] + (c["delivered"] if kind == "pool" else 0) for kind, c in arriving),
+        **{operation: int(ledger.operations(operation, name).sum()) for operation in OPERATIONS},
     }
 
 
-def statistics(run: Run) -> list[dict[str, Any]]:
+def statistics(run: Run, counted: Tally | None = None) -> list[dict[str, Any]]:
     """How counts spread over the samples, a row a quantity: the whole network, every layer, every connection.
 
     scope: "network", "layer" (spikes emitted, SynOps arriving) or "connection" (delivered taps of its class). total,
     median, p5, p95, max: whole numbers, each percentile the smallest count that this share of samples does not exceed.
     mean: over samples. peak_per_tick: the most in any tick of any sample, which a chip's bandwidth must carry.
+    counted: as in `summary`.
     """
-    ledger, network = run.ledger, run.network
+    counted = counted or tally(run)
     rows = []
-
-    def add(scope: str, name: str, quantity: str, by_tick: np.ndarray) -> None:
-        counts = by_tick.sum(1)
+    for (scope, name, quantity, _), peak, counts in zip(
+        _quantities(run), counted.peaks["by_tick"], counted.columns, strict=True
+    ):
         row: dict[str, Any] = {"scope": scope, "name": name, "quantity": quantity, "total": int(counts.sum())}
         row["mean"] = int(counts.sum()) / len(counts) if len(counts) else None
         for key, q in (("p5", 5), ("median", 50), ("p95", 95), ("max", 100)):
             row[key] = int(np.percentile(counts, q, method="inverted_cdf")) if len(counts) else None
-        row["peak_per_tick"] = int(by_tick.max(initial=0))
-        rows.append(row)
+        rows.append({**row, "peak_per_tick": peak})
+    return rows
 
+
+def _quantities(run: Run) -> Iterator[tuple[str, str, str, np.ndarray]]:
+    """Scope, name, quantity and (samples, ticks) int64 counts of every row of `statistics`."""
+    ledger, network = run.ledger, run.network
     nothing = np.zeros((len(run.predictions), run.ticks), np.int64)
     delivered = {c.label: ledger.synops_by_tick(c.label, "delivered") for c in network.connections}
     weighted = {c.label: ledger.tap_class[c.label] in ("ac", "mac") for c in network.connections}
     spikes = {p.name: ledger.spikes_by_tick(p.name) for p in network.populations}
-    total = sum((taps for label, taps in delivered.items() if weighted[label]), nothing)
-    add("network", "", "synops", total)
-    add(
-        "network", "", "spikes", sum((spikes[p.name] for p in network.populations if isinstance(p.neuron, IF)), nothing)
-    )
-    add("network", "", "input_events", spikes[network.input.name])
-    add("network", "", "ticks", (np.arange(run.ticks) < run.ticks_run[:, None]).astype(np.int64))
+    fired = (spikes[p.name] for p in network.populations if isinstance(p.neuron, IF))
+    yield "network", "", "synops", sum((taps for label, taps in delivered.items() if weighted[label]), nothing)
+    yield "network", "", "spikes", sum(fired, nothing)
+    yield "network", "", "input_events", spikes[network.input.name]
+    yield "network", "", "ticks", (np.arange(run.ticks) < run.ticks_run[:, None]).astype(np.int64)
     for p in network.populations:
-        add("layer", p.name, "spikes" if isinstance(p.neuron, IF) else "events", spikes[p.name])
+        yield "layer", p.name, "spikes" if isinstance(p.neuron, IF) else "events", spikes[p.name]
         arriving = [c.label for c in network.connections if c.target == p.name and weighted[c.label]]
-        add("layer", p.name, "synops", sum((delivered[label] for label in arriving), nothing))
+        yield "layer", p.name, "synops", sum((delivered[label] for label in arriving), nothing)
     for label, taps in delivered.items():
-        add("connection", label, ledger.tap_class[label], taps)
-    return rows
+        yield "connection", label, ledger.tap_class[label], taps
 
 
 def statistics_csv(run: Run) -> str:
     """The text of statistics.csv: the rows of `statistics`."""
-    rows = statistics(run)
+    return rows_csv(statistics(run))
+
+
+def rows_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The text of a CSV file with a line for each row; all have the same columns, and there is one at least."""
     return _csv(rows[0], (row.values() for row in rows))
 
 
@@ -663,11 +747,14 @@ def conventions_csv(found: Mapping[str, Any]) -> str:
 # ------------------------------------------------------------------------------------------------------- CSV files
 
 
-def samples_csv(run: Run) -> str:
-    """The text of samples.csv: a row for each sample, its answer, its stop and its counts."""
+def samples_csv(run: Run, first: int = 0) -> str:
+    """The text of samples.csv: a row for each sample, its answer, its stop and its counts.
+
+    first: the index its first sample goes by.
+    """
     ledger = run.ledger
     columns: dict[str, Iterable[Any]] = {
-        "sample": range(len(run.predictions)),
+        "sample": range(first, first + len(run.predictions)),
         "label": [""] * len(run.predictions) if run.labels is None else run.labels.tolist(),
         "prediction": run.predictions.tolist(),
         "tied": run.tied.astype(int).tolist(),
@@ -692,14 +779,12 @@ def samples_csv(run: Run) -> str:
 
 def layers_csv(found: Mapping[str, Any]) -> str:
     """The text of layers.csv: a row for each population, from a summary."""
-    rows = [{**layer, "shape": "x".join(map(str, layer["shape"]))} for layer in found["layers"]]
-    return _csv(rows[0], (row.values() for row in rows))
+    return rows_csv([{**layer, "shape": "x".join(map(str, layer["shape"]))} for layer in found["layers"]])
 
 
 def connections_csv(found: Mapping[str, Any]) -> str:
     """The text of connections.csv: a row for each connection, from a summary."""
-    rows = found["connections"]
-    return _csv(rows[0], (row.values() for row in rows))
+    return rows_csv(found["connections"])
 
 
 def _csv(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

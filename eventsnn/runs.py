@@ -2,16 +2,22 @@
 
 `run.json` is written last, so its presence means the folder is complete. Every file is written under `.part/` first and
 then renamed. All of it but `timing.json` is identical, byte for byte, for any number of workers.
+
+While a run goes on, `.part/` holds `plan.json`, what the run is, and a shard for each finished chunk of samples. At the
+end the shards are merged, dataset by dataset; a run that was killed goes on from those it has (`docs/scaling.md`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eventsnn import conventions, report
+from eventsnn import __version__, continuous, conventions, report
 from eventsnn.arrays import Store, open_arrays
 from eventsnn.energy import BY_TICK, counts_by_tick
 from eventsnn.inputs import EVENT, TIMED_EVENT, digest
@@ -28,9 +34,12 @@ from eventsnn.network import spread
 from eventsnn.neurons import IF
 
 if TYPE_CHECKING:
-    from eventsnn.simulation import Run
+    import h5py
+
+    from eventsnn.simulation import Job, Run
 
 PART = ".part"
+PLAN = "plan.json"
 TRACE = ("outputs", "margins", "synops", "stop_time", "predictions", "tied", "stop_reason", "labels", "digests")
 COUNTS = "operations"  # what was done by tick, in trace.h5 as well; read only where it is asked for
 
@@ -62,8 +71,8 @@ class Record:
     first: int = 0
 
 
-def open_folder(path: str | Path | None, network_name: str) -> Path:
-    """A new, empty run folder: `path`, or `runs/<UTC time>-<network>` where None.
+def open_folder(path: str | Path | None, network_name: str, plan: Mapping[str, Any] | None = None) -> Path:
+    """A new, empty run folder: `path`, or `runs/<UTC time>-<network>` where None. plan: of a run that may be resumed.
 
     Raises ValueError when a named folder holds anything, is a file, or cannot be written.
     """
@@ -76,11 +85,86 @@ def open_folder(path: str | Path | None, network_name: str) -> Path:
         else:
             folder = _new_folder(network_name)
         (folder / PART).mkdir()
+        if plan is not None:
+            _put_plan(folder, plan)
     except OSError as error:
         raise ValueError(
             f"run folder {path or 'runs'} cannot be written: {error.strerror}; choose another with --out"
         ) from None
     return folder
+
+
+def planned(job: Job, facts: report.Facts, parts: Sequence[range]) -> dict[str, Any]:
+    """What a run is, as JSON values: two runs of one plan leave the same bytes behind, shard by shard."""
+    worker, content = job.worker, hashlib.sha256(job.digests.tobytes())
+    if job.labels is not None:
+        content.update(job.labels.astype("<i8").tobytes())
+    timed: dict[str, Any] = {}
+    if isinstance(worker, continuous.Worker):
+        made = worker.made
+        timed = {"start": worker.start, "duration": worker.end - worker.start, "ties": made.ties}
+        timed |= {"pulse": made.pulse, "bias_period": made.bias_period}
+    return {
+        "version": __version__,
+        **{name: value for name, value in vars(facts).items() if name != "network_path"},
+        "samples": len(job),
+        "input": content.hexdigest(),
+        "mode": "async" if timed else "sync",
+        "ticks": worker.ticks,
+        **timed,
+        "cutoff": str(worker.policy),
+        "cutoff file": getattr(getattr(worker.policy, "calibrated", None), "file", None),
+        "dtype": worker.dtype.name,
+        "seed": worker.seed,
+        "layer_delay": job.layer_delay,
+        "count": worker.count,
+        "record": [list(job.recorded), list(job.membranes)],
+        "samples in a chunk": max(map(len, parts), default=0),
+    }
+
+
+def resume(folder: str | Path, plan: Mapping[str, Any], parts: Sequence[range]) -> list[range]:
+    """The parts that the folder of an unfinished run of this plan has whole.
+
+    Raises ValueError when there is no run to go on with, or one of another plan, naming the first thing that differs.
+    """
+    folder = Path(folder)
+    if not (folder / PART).is_dir():
+        raise ValueError(f"{folder} holds no unfinished run; leave --resume out to begin one")
+    if not (folder / PART / PLAN).exists():
+        _put_plan(folder, plan)  # it ended before it began
+    was, now = _get_json(folder / PART / PLAN), json.loads(_json(plan))
+    for name in {**now, **was}:
+        if was.get(name) != now.get(name):
+            raise ValueError(
+                f"{folder} is another run: its {name} is {was.get(name)!r}, not {now.get(name)!r}; give --resume the "
+                "options it was begun with, or begin this one in another --out"
+            )
+    return [part for part in parts if _is_whole(folder / PART / _shard(part))]
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keeps other processes from going on with an unfinished folder until the body is done, or this process dies."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock
+        yield
+        return
+    with (folder / PART / PLAN).open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"{folder} is being written by another process; wait for it, or stop it first") from None
+        yield
+
+
+def is_complete(folder: str | Path) -> bool:
+    """Whether the folder holds a finished run. What its last moment may have left in `.part/` is removed then."""
+    if not (Path(folder) / "run.json").is_file():
+        return False
+    shutil.rmtree(Path(folder) / PART, ignore_errors=True)
+    return True
 
 
 def abandon(folder: Path) -> None:
@@ -92,72 +176,93 @@ def abandon(folder: Path) -> None:
 
 def write(run: Run, folder: Path, facts: report.Facts) -> dict[str, Any]:
     """Write the run into a folder from `open_folder`; gives the JSON object: `run.json` and `timing.json` together."""
-    record = describe(run, facts)
-    timing = {**report.timing(run), "network_path": facts.network_path}
-    _put_text(folder, "samples.csv", report.samples_csv(run))
-    _put_text(folder, "layers.csv", report.layers_csv(record.run))
-    _put_text(folder, "connections.csv", report.connections_csv(record.run))
-    _put_text(folder, "statistics.csv", report.statistics_csv(run))
-    _put_text(folder, "network.json", _json(record.network))
-    with _new_hdf5(folder, "trace.h5") as put:
-        for name, array in record.trace.items():
-            put(name, array)
-        put(COUNTS, counts_by_tick(run.ledger, run.network))
-    if record.events is not None:
-        with _new_hdf5(folder, "events.h5") as put:
-            for name in record.events.dtype.names or ():
-                put(name, record.events[name])
-            samples = np.arange(record.run["input"]["samples"] + 1)
-            put("offsets", np.searchsorted(record.events["sample"], samples).astype(np.int64))
-            assert record.digest is not None
-            put("digest", record.digest)
-    if record.emitted is not None:
-        with _new_hdf5(folder, "sources.h5") as put:
-            for name, array in record.emitted.items():
-                put(f"emitted/{name}", array)
-            for number, array in enumerate((record.fan_out or {}).values()):
-                put(f"fan_out/{number}", array)
-    if record.potentials is not None:
-        with _new_hdf5(folder, "potentials.h5") as put:
-            for name, array in record.potentials.items():
-                put(f"potentials/{name}", array)
-                if name in record.thresholds:
-                    put(f"thresholds/{name}", record.thresholds[name])
+    part = range(len(run.predictions))
+    keep(run, folder, part)
+    return finish(run, folder, facts, [part])
+
+
+def keep(run: Run, folder: Path, part: range) -> None:
+    """Write the run of one part of the samples as a shard."""
+    counted = report.tally(run)
+    numbers = {"sums": counted.sums, "peaks": counted.peaks, "seconds": run.seconds}
+    lines = report.samples_csv(run, part.start).partition("\n")[2]
+    rows = {"samples.csv": _bytes(lines), "numbers": _bytes(_json(numbers)), "columns": np.asarray(counted.columns)}
+    rows |= _rows(run, part.start)
+    temporary = folder / PART / f"{_shard(part)}.new"
+    with temporary.open("wb") as file:
+        np.savez(file, **rows)  # type: ignore[arg-type]
+    os.replace(temporary, folder / PART / _shard(part))
+
+
+def finish(run: Run, folder: Path, facts: report.Facts, parts: Sequence[range]) -> dict[str, Any]:
+    """Merge the shards of all parts into the files of the run; gives what `write` gives.
+
+    run: any of the parts, or none of them (`simulation.pack`): it says what was run. A merge that was interrupted can
+    be done again: the shards are removed when the folder is complete.
+    """
+    shards = _Shards([folder / PART / _shard(part) for part in parts])
+    samples = sum(map(len, parts))
+    sums, peaks, seconds = shards.numbers()
+    stops = (float(stop) for block in shards.rows("trace.h5/stop_time") for stop in block)
+    counted = report.Tally(sums, peaks, shards.columns(samples), stops)
+    statistics = report.statistics(run, counted)
+    hashed = hashlib.sha256()
+    for block in shards.rows("events.h5/digest") if run.events is not None else ():
+        hashed.update(block.astype("<u8").tobytes())
+    account = _account(run, facts, counted, statistics, hashed.hexdigest())
+    timing = {**report.timing(run, sums["synops"]["delivered"], seconds), "network_path": facts.network_path}
+    header = report.samples_csv(run).partition("\n")[0] + "\n"
+    with _new_file(folder, "samples.csv") as temporary, temporary.open("wb") as file:
+        file.write(header.encode())
+        file.writelines(block.tobytes() for block in shards.rows("samples.csv"))
+    _put_text(folder, "layers.csv", report.layers_csv(account))
+    _put_text(folder, "connections.csv", report.connections_csv(account))
+    _put_text(folder, "statistics.csv", report.rows_csv(statistics))
+    _put_text(folder, "network.json", _json(_network(run, facts)))
+    with _new_hdf5(folder, "trace.h5") as file:
+        for name in shards.names("trace.h5/"):
+            _put_rows(file, name.partition("/")[2], shards.rows(name), samples)
+    if run.events is not None:
+        offsets = np.cumsum(np.concatenate([[0], *shards.rows("events")]), dtype=np.int64)
+        with _new_hdf5(folder, "events.h5") as file:
+            for name in run.events.dtype.names or ():
+                _put_rows(file, name, shards.rows(f"events.h5/{name}"), int(offsets[-1]))
+            _put(file, "offsets", offsets)
+            _put_rows(file, "digest", shards.rows("events.h5/digest"), samples)
+    if account["recorded"]["sources"]:
+        with _new_hdf5(folder, "sources.h5") as file:
+            for name in account["recorded"]["sources"]:
+                _put_rows(file, f"emitted/{name}", shards.rows(f"sources.h5/{name}"), samples)
+            for number, array in enumerate(_fan_out(run).values()):
+                _put(file, f"fan_out/{number}", array)
+    if run.potentials is not None:
+        thresholds = _thresholds(run)
+        with _new_hdf5(folder, "potentials.h5") as file:
+            for name in run.potentials:
+                _put_rows(file, f"potentials/{name}", shards.rows(f"potentials.h5/{name}"), samples)
+                if name in thresholds:
+                    _put(file, f"thresholds/{name}", thresholds[name])
+    for figure in (folder / PART).glob("*.png"):
+        os.replace(figure, folder / figure.name)
     _put_text(folder, "timing.json", _json(timing))
-    _put_text(folder, "run.json", _json(record.run))
-    (folder / PART).rmdir()
-    return {**record.run, **timing}
+    _put_text(folder, "run.json", _json(account))
+    shutil.rmtree(folder / PART)  # last: without shards and without run.json the run would be lost
+    return {**account, **timing}
 
 
 def describe(run: Run, facts: report.Facts | None = None, first: int = 0) -> Record:
     """A run in memory as `read` would give it from its folder; `first` is the index its first sample goes by."""
     facts = facts or report.Facts()
-    network = run.network
-    trace = {name: getattr(run.trace if name in TRACE[:3] else run, name) for name in TRACE}
-    if run.interval is not None:
-        trace["queue"] = run.interval.pending
-    events = run.events
-    if events is not None and first:
-        events = events.copy()
-        events["sample"] += first
-    thresholds = {p.name: spread(p.neuron.threshold, p.shape) for p in network.populations if isinstance(p.neuron, IF)}
-    potentials = None if run.potentials is None else dict(run.potentials)
-    emitted = _emitted(run)
-    recorded: dict[str, Any] = {
-        "events": _recorded(run),
-        "potentials": [*(potentials or {})],
-        "sources": [*(emitted or {})],
-    }
-    kept = None if run.events is None else digest(run.events, len(run.predictions), len(network.populations))
-    if kept is not None:
-        recorded["digest"] = hashlib.sha256(kept.astype("<u8").tobytes()).hexdigest()
+    counted, events = report.tally(run), _numbered(run, first)
+    emitted, kept = _emitted(run), _digest(run)
+    hashed = None if kept is None else hashlib.sha256(kept.astype("<u8").tobytes()).hexdigest()
     return Record(
-        run={**report.summary(run, facts), "recorded": recorded},
+        run=_account(run, facts, counted, report.statistics(run, counted), hashed),
         network=_network(run, facts),
-        trace={name: np.asarray(array) for name, array in trace.items() if array is not None},
+        trace=_trace(run),
         events=events,
-        potentials=potentials,
-        thresholds={name: thresholds[name] for name in potentials or {} if name in thresholds},
+        potentials=None if run.potentials is None else dict(run.potentials),
+        thresholds=_thresholds(run),
         emitted=emitted,
         fan_out=None if emitted is None else _fan_out(run),
         digest=kept,
@@ -309,13 +414,64 @@ def _network(run: Run, facts: report.Facts) -> dict[str, Any]:
     }
 
 
+def _account(
+    run: Run, facts: report.Facts, counted: report.Tally, statistics: list[dict[str, Any]], digest: str | None
+) -> dict[str, Any]:
+    """The content of `run.json`. digest: of all events. Else as `report.summary`."""
+    recorded: dict[str, Any] = {"events": [], "potentials": [*(run.potentials or {})], "sources": _known(run)}
+    if run.events is not None:  # a population that kept silent is recorded in any case
+        kept, layers = counted.sums["recorded"], counted.sums["layers"]
+        recorded["events"] = [name for name, number in kept.items() if number == layers[name]["events"]]
+        recorded["digest"] = digest
+    return {**report.summary(run, facts, counted, statistics), "recorded": recorded}
+
+
+def _rows(run: Run, first: int) -> dict[str, np.ndarray]:
+    """What the files of a run have a row of for each sample, or each event, by file and name."""
+    rows = {f"trace.h5/{name}": array for name, array in _trace(run).items()}
+    rows[f"trace.h5/{COUNTS}"] = counts_by_tick(run.ledger, run.network)
+    events, kept = _numbered(run, first), _digest(run)
+    if events is not None and kept is not None:
+        rows |= {f"events.h5/{name}": events[name] for name in events.dtype.names or ()}
+        rows |= {"events.h5/digest": kept, "events": np.bincount(events["sample"] - first, minlength=len(kept))}
+    rows |= {f"sources.h5/{name}": array for name, array in (_emitted(run) or {}).items()}
+    return rows | {f"potentials.h5/{name}": array for name, array in (run.potentials or {}).items()}
+
+
+def _trace(run: Run) -> dict[str, np.ndarray]:
+    trace = {name: getattr(run.trace if name in TRACE[:3] else run, name) for name in TRACE}
+    if run.interval is not None:
+        trace["queue"] = run.interval.pending
+    return {name: np.asarray(array) for name, array in trace.items() if array is not None}
+
+
+def _numbered(run: Run, first: int) -> np.ndarray | None:
+    """The recorded events, their samples numbered from `first`."""
+    if run.events is None or not first:
+        return run.events
+    events = run.events.copy()
+    events["sample"] += first
+    return events
+
+
+def _digest(run: Run) -> np.ndarray | None:
+    return None if run.events is None else digest(run.events, len(run.predictions), len(run.network.populations))
+
+
+def _thresholds(run: Run) -> dict[str, np.ndarray]:
+    """Of spiking populations with potentials."""
+    kept = [p for p in run.network.populations if p.name in (run.potentials or {})]
+    return {p.name: spread(p.neuron.threshold, p.shape) for p in kept if isinstance(p.neuron, IF)}
+
+
+def _known(run: Run) -> list[str]:
+    """Populations whose events are known neuron by neuron."""
+    return [p.name for p in run.network.populations if run.ledger.sources is not None or p.name in run.recorded]
+
+
 def _emitted(run: Run) -> dict[str, np.ndarray] | None:
     """Events of every neuron, of the populations of which they are known."""
-    known = {p.name for p in run.network.populations} if run.ledger.sources is not None else {*run.recorded}
-    if not known:
-        return None
-    shapes = {p.name: p.shape for p in run.network.populations if p.name in known}
-    return {name: run.emitted(name).reshape(-1, *shape) for name, shape in shapes.items()}
+    return {name: run.emitted(name).reshape(-1, *run.network[name].shape) for name in _known(run)} or None
 
 
 def _fan_out(run: Run) -> dict[str, np.ndarray]:
@@ -323,15 +479,6 @@ def _fan_out(run: Run) -> dict[str, np.ndarray]:
 
     taps, _ = fan_out(run.network)
     return {c.label: taps[c.label].reshape(run.network[c.source].shape) for c in run.network.connections}
-
-
-def _recorded(run: Run) -> list[str]:
-    """Populations whose every event is among the recorded ones (a silent population always is)."""
-    if run.events is None:
-        return []
-    kept = np.bincount(run.events["population"], minlength=len(run.network.populations))
-    counted = [int(run.ledger.spikes(p.name).sum()) for p in run.network.populations]
-    return [p.name for p, a, b in zip(run.network.populations, kept, counted, strict=True) if a == b]
 
 
 # --------------------------------------------------------------------------------------------------- folder and files
@@ -357,30 +504,127 @@ def _json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
+def _put_plan(folder: Path, plan: Mapping[str, Any]) -> None:
+    temporary = folder / PART / f"{PLAN}.new"
+    temporary.write_text(_json(plan), encoding="utf-8", newline="")
+    os.replace(temporary, folder / PART / PLAN)
+
+
 def _put_text(folder: Path, name: str, text: str) -> None:
+    with _new_file(folder, name) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+@contextmanager
+def _new_file(folder: Path, name: str) -> Iterator[Path]:
+    """A file to write that appears under its name only when it is whole."""
     temporary = folder / PART / name
-    temporary.write_text(text, encoding="utf-8", newline="")
+    yield temporary
     os.replace(temporary, folder / name)
 
 
 @contextmanager
-def _new_hdf5(folder: Path, name: str) -> Iterator[Callable[[str, np.ndarray], None]]:
+def _new_hdf5(folder: Path, name: str) -> Iterator[h5py.File]:
     """An HDF5 file that appears under its name only when it is whole. Same arrays, same bytes: no times inside."""
     import h5py
 
-    def put(dataset: str, array: np.ndarray) -> None:
-        array = np.asarray(array)
-        options: dict[str, Any] = {}
-        if array.size > 512:
-            row = max(1, array.nbytes // len(array))  # a chunk of some 256 kB, so that one sample is read alone
-            chunk = (min(len(array), max(1, 2**18 // row)), *array.shape[1:])
-            options = {"chunks": chunk, "compression": "gzip", "compression_opts": 4, "shuffle": True}
-        file.create_dataset(dataset, data=array, track_times=False, **options)
+    with _new_file(folder, name) as temporary, h5py.File(temporary, "w") as file:
+        yield file
 
-    temporary = folder / PART / name
-    with h5py.File(temporary, "w") as file:
-        yield put
-    os.replace(temporary, folder / name)
+
+def _put(file: h5py.File, dataset: str, array: np.ndarray) -> None:
+    """An array as a dataset."""
+    array = np.asarray(array)
+    file.create_dataset(dataset, data=array, track_times=False, **_packing(array.shape, array.dtype))
+
+
+def _put_rows(file: h5py.File, dataset: str, parts: Iterable[np.ndarray], count: int) -> None:
+    """Arrays behind one another as a dataset of `count` rows. Its bytes do not depend on where one ends."""
+    parts = iter(parts)
+    head = next(parts)
+    shape = (count, *head.shape[1:])
+    packing = _packing(shape, head.dtype)
+    into = file.create_dataset(dataset, shape=shape, dtype=head.dtype, track_times=False, **packing)
+    size, start = packing["chunks"][0] if packing else max(count, 1), 0
+    for block in _blocks(itertools.chain([head], parts), size):
+        into[start : start + len(block)] = block
+        start += len(block)
+
+
+def _blocks(parts: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """The rows of these arrays in blocks of `size`, whole chunks of a dataset, and one of what remains."""
+    held: list[np.ndarray] = []
+    room = size
+    for part in parts:
+        while len(part):
+            held.append(part[:room])
+            room, part = room - len(held[-1]), part[room:]
+            if not room:
+                yield np.concatenate(held)
+                held, room = [], size
+    if held:
+        yield np.concatenate(held)
+
+
+def _packing(shape: tuple[int, ...], dtype: np.dtype) -> dict[str, Any]:
+    """How a dataset is stored: in compressed chunks of some 256 kB, so that one sample is read alone."""
+    if math.prod(shape) <= 512:
+        return {}
+    row = max(1, math.prod(shape[1:]) * dtype.itemsize)
+    chunk = (min(shape[0], max(1, 2**18 // row)), *shape[1:])
+    return {"chunks": chunk, "compression": "gzip", "compression_opts": 4, "shuffle": True}
+
+
+def _shard(part: range) -> str:
+    return f"{part.start:09d}.npz"
+
+
+def _is_whole(shard: Path) -> bool:
+    """Whether the file is there with all its content: a machine that died may have kept its name alone."""
+    try:
+        with zipfile.ZipFile(shard) as file:
+            return file.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _bytes(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode(), np.uint8)
+
+
+@dataclass(frozen=True)
+class _Shards:
+    """The shards of a run in the order of its samples; one is in memory at a time."""
+
+    files: Sequence[Path]
+
+    def names(self, head: str) -> list[str]:
+        """Arrays whose name begins like this."""
+        with np.load(self.files[0]) as shard:
+            return [name for name in shard.files if name.startswith(head)]
+
+    def rows(self, name: str) -> Iterator[np.ndarray]:
+        """One array of every shard."""
+        for file in self.files:
+            with np.load(file) as shard:
+                yield shard[name]
+
+    def numbers(self) -> tuple[dict[str, Any], dict[str, Any], float]:
+        """Sums, peaks and seconds of all."""
+        numbers = (json.loads(block.tobytes()) for block in self.rows("numbers"))
+        whole = next(numbers)
+        sums, peaks, seconds = whole["sums"], whole["peaks"], [whole["seconds"]]
+        for number in numbers:
+            sums, peaks = report.together(sums, number["sums"]), report.together(peaks, number["peaks"], max)
+            seconds.append(number["seconds"])
+        return sums, peaks, math.fsum(seconds)
+
+    def columns(self, samples: int) -> Iterator[np.ndarray]:
+        """(samples,) totals of one quantity after the other; some are gathered at once, in 32 MB."""
+        some, first = max(1, 2**22 // max(samples, 1)), 0
+        while len(found := np.concatenate([block[first : first + some] for block in self.rows("columns")], axis=1)):
+            yield from found
+            first += some
 
 
 @contextmanager

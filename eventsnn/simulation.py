@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -12,11 +12,21 @@ import numpy as np
 from eventsnn import clocked, continuous
 from eventsnn import kernels_sync as k
 from eventsnn.clocked import CODES, Sample
-from eventsnn.inputs import EVENT, Events, arrange_images, check_events, prepare_images, sample_digests
+from eventsnn.inputs import (
+    EVENT,
+    Events,
+    arrange_images,
+    blocks,
+    check_events,
+    check_seed,
+    normalised,
+    sample_digests,
+    unit_interval,
+)
 from eventsnn.ledger import Ledger
 from eventsnn.network import Network, Sparse, spread
 from eventsnn.neurons import IF, LI, Integrator, Neuron, Synapse
-from eventsnn.parallel import map_chunks
+from eventsnn.parallel import check_jobs, chunks, map_tasks
 from eventsnn.watchdog import (
     Answers,
     FirstCrossing,
@@ -33,6 +43,7 @@ from eventsnn.wiring import Wiring, channels_last, fan_out, whole_microseconds, 
 
 COUNTS = ("spikes", "connections", "sources")
 TIES = ("together", "serial")
+CHUNK_BYTES = 1 << 23  # of the accounts in a chunk of samples that is written by itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +177,66 @@ class Replayed(NamedTuple):
     stop_reason: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A run that was checked and has not begun; from `prepare`.
+
+    samples: images as they were given, arranged (`inputs.arrange_images`), or `Events`. labels, digests: as in `Run`.
+    recorded, membranes: names of populations whose events and whose membranes are recorded.
+    """
+
+    worker: clocked.Worker | continuous.Worker
+    samples: np.ndarray | Events
+    labels: np.ndarray | None
+    digests: np.ndarray
+    layer_delay: int
+    recorded: list[str]
+    membranes: list[str]
+    jobs: int | str
+    scheduler: str | None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def network(self) -> Network:
+        """The network that runs, with the delays of layer_delay."""
+        return self.worker.network
+
+    @property
+    def records_all(self) -> bool:
+        """Whether the events of all populations are recorded."""
+        return self.recorded == _recorded(self.network, "spikes")[0]
+
+    def results(self, parts: Sequence[range]) -> Iterator[list[Sample]]:
+        """Run these samples; what each part of them left behind, in order."""
+        tasks = ((_take(self.samples, part), part.start) for part in parts)
+        return map_tasks(self.worker, tasks, self.jobs, self.scheduler)
+
+    def runs(self, parts: Sequence[range]) -> Generator[Run]:
+        """The same, each part as a `Run` of its own, whose seconds are those it was waited for."""
+        if self.worker.blank is None:
+            self.worker.compile()
+        threads = self.scheduler is None and str(self.jobs).isdigit() and int(self.jobs) > 1
+        since = time.perf_counter()
+        for part, results in zip(parts, self.results(parts), strict=True):
+            now = time.perf_counter()
+            yield pack(self, results, part, now - since)
+            since = now if threads else time.perf_counter()  # threads went on while the last part was written
+
+    def parts(self) -> list[range]:
+        """The samples in consecutive chunks, cut by what their accounts take, whatever the number of workers."""
+        worker, count = self.worker, len(self)
+        if worker.blank is None:
+            worker.compile()
+        assert worker.blank is not None
+        each = sum(array.nbytes for array in worker.blank)
+        units = sum(worker.network[name].size for name in self.recorded)
+        each += units * worker.ticks * EVENT.itemsize // 8  # if one in eight fires in a tick
+        size = max(1, min(CHUNK_BYTES // each, -(-count // 32), 256))
+        return [range(i, min(i + size, count)) for i in range(0, count, size)]
+
+
 def simulate(
     network: Network,
     inputs: np.ndarray | Events,
@@ -176,7 +247,8 @@ def simulate(
     watchdog: Policy | None = None,
     record: str | Sequence[str] = "outputs",
     count: str = "connections",
-    jobs: int = 1,
+    jobs: int | str = 1,
+    scheduler: str | None = None,
     dtype: str | None = None,
     seed: int = 0,
     layer_delay: int = 0,
@@ -196,9 +268,10 @@ def simulate(
     (events of every population), "potentials" (spikes and membranes), or names of populations whose events to record.
     count: how much of the account is kept: "connections" (everything, by connection and tick), "sources" (and the
     events of every single neuron), or "spikes" (nothing but events by population and tick, a little faster).
-    jobs: worker threads; results do not depend on it. dtype: "float32" (default of sync) or "float64" (of async). seed:
-    of rate-coded input, keyed with the sample's index. layer_delay: least delay of every connection in ticks.
-    progress: called with 0 once everything was checked, then with the number of samples just finished.
+    jobs: worker threads, or "dask:N" for N processes; scheduler: address of a Dask cluster to run on instead; results
+    depend on neither. dtype: "float32" (default of sync) or "float64" (of async). seed: of rate-coded input, keyed with
+    the sample's index. layer_delay: least delay of every connection in ticks. progress: called with 0 once everything
+    was checked, then with the number of samples just finished.
 
     For "async" alone: duration: horizon in seconds, else ticks of the network's `tick_seconds`. ties: "together" tests
     a neuron after all arrivals of an instant, "serial" after each. pulse: seconds for which an event acts as a constant
@@ -208,6 +281,62 @@ def simulate(
 
     Raises ValueError naming what does not fit. See `docs/semantics.md` for what a run means.
     """
+    job = prepare(
+        network,
+        inputs,
+        labels,
+        mode=mode,
+        ticks=ticks,
+        watchdog=watchdog,
+        record=record,
+        count=count,
+        jobs=jobs,
+        scheduler=scheduler,
+        dtype=dtype,
+        seed=seed,
+        layer_delay=layer_delay,
+        layout=layout,
+        duration=duration,
+        ties=ties,
+        pulse=pulse,
+        bias_period=bias_period,
+        state=state,
+    )
+    if progress is not None:
+        progress(0)
+    job.worker.compile()
+    started = time.perf_counter()
+    results: list[Sample] = []
+    for part in job.results(chunks(len(job), check_jobs(jobs, scheduler))):
+        results += part
+        if progress is not None:
+            progress(len(part))
+    return pack(job, results, range(len(job)), time.perf_counter() - started)
+
+
+def prepare(
+    network: Network,
+    inputs: np.ndarray | Events,
+    labels: np.ndarray | None = None,
+    *,
+    mode: str = "sync",
+    ticks: int | None = None,
+    watchdog: Policy | None = None,
+    record: str | Sequence[str] = "outputs",
+    count: str = "connections",
+    jobs: int | str = 1,
+    scheduler: str | None = None,
+    dtype: str | None = None,
+    seed: int = 0,
+    layer_delay: int = 0,
+    layout: str | None = None,
+    duration: float | None = None,
+    ties: str = "together",
+    pulse: float | None = None,
+    bias_period: float | None = None,
+    state: continuous.Standing | None = None,
+) -> Job:
+    """Check everything a run needs, as `simulate` takes it; nothing is run yet, and no sample converted to keep."""
     if mode not in ("sync", "async"):
         raise ValueError(f"mode is {mode!r}, wanted 'sync' (whole ticks) or 'async' (continuous time)")
     timed = mode == "async"
@@ -218,6 +347,7 @@ def simulate(
         raise ValueError(f"count is {count!r}, wanted one of {', '.join(COUNTS)}")
     if ties not in TIES:
         raise ValueError(f"ties is {ties!r}, wanted 'together' or 'serial'")
+    check_jobs(jobs, scheduler)
     if not timed:
         given = {"duration": duration, "pulse": pulse, "bias_period": bias_period, "state": state}
         for name in [name for name, value in given.items() if value is not None] + ["ties"] * (ties != "together"):
@@ -243,8 +373,7 @@ def simulate(
     if count == "spikes" and policy.reason == StopReason.BUDGET:
         raise ValueError("a budget of SynOps needs them counted; run with count='connections'")
     recorded, membranes = _recorded(network, record)
-    samples = _prepare(network, inputs, layout, dtype)
-    digests = sample_digests(inputs if isinstance(inputs, Events) else arrange_images(inputs, network, layout))
+    samples = _arranged(network, inputs, layout, seed)
     labels = _labels(labels, len(samples), output.size)
     worker: clocked.Worker | continuous.Worker
     if timed:
@@ -253,26 +382,13 @@ def simulate(
         if state is not None:
             state.check(made, samples)
         wired = made.wired(recorded, membranes, None if state is None else state.wired)
-        wiring = wired.wiring
         keep = len(samples) == 1 or state is not None
-        worker = continuous.Worker(made, wired, samples, (start, end), policy, count, state, keep)
+        worker = continuous.Worker(made, wired, (start, end), policy, count, state, keep)
     else:
         _check_whole_delays(network)
         wiring = wire(network, ticks, np.dtype(dtype), recorded, membranes)
-        worker = clocked.Worker(network, wiring, samples, ticks, policy, count, dtype, seed)
-    if progress is not None:
-        progress(0)
-    worker.compile()
-
-    started = time.perf_counter()
-    results: list[Sample] = []
-    for part in map_chunks(worker, len(samples), jobs):
-        results += part
-        if progress is not None:
-            progress(len(part))
-    seconds = time.perf_counter() - started
-    run = _pack(network, wiring, worker, results, labels, layer_delay, seconds, recorded, membranes, digests)
-    return _in_time(run, worker, results) if isinstance(worker, continuous.Worker) else run
+        worker = clocked.Worker(network, wiring, ticks, policy, count, dtype, seed)
+    return Job(worker, samples, labels, sample_digests(samples), layer_delay, recorded, membranes, jobs, scheduler)
 
 
 def _check_whole_delays(network: Network) -> None:
@@ -426,7 +542,8 @@ def _recorded(network: Network, record: str | Sequence[str]) -> tuple[list[str],
     return [name for name in record if name in emitting], []
 
 
-def _prepare(network: Network, inputs: np.ndarray | Events, layout: str | None, dtype: str) -> np.ndarray | Events:
+def _arranged(network: Network, inputs: np.ndarray | Events, layout: str | None, seed: int) -> np.ndarray | Events:
+    """The samples in their own dtype, checked: what a worker makes of them cannot fail."""
     if isinstance(inputs, Events):
         if network.encoding != "events":
             raise ValueError(f"the network takes images ({network.encoding} input), but was given events")
@@ -436,7 +553,19 @@ def _prepare(network: Network, inputs: np.ndarray | Events, layout: str | None, 
         return inputs
     if network.encoding == "events":
         raise ValueError("the network takes address events, but was given images")
-    return prepare_images(inputs, network, layout, dtype if network.encoding == "direct" else "float64")
+    arranged = arrange_images(inputs, network, layout)
+    if network.encoding == "rate":
+        check_seed(seed)
+    if network.encoding != "direct":
+        for part in blocks(arranged):
+            for image in normalised(arranged[part], network, "float64"):
+                unit_interval(image, network.encoding)
+    return arranged
+
+
+def _take(samples: np.ndarray | Events, part: range) -> np.ndarray | Events:
+    whole = slice(part.start, part.stop)
+    return samples.take(whole) if isinstance(samples, Events) else samples[whole]
 
 
 def _labels(labels: np.ndarray | None, count: int, classes: int) -> np.ndarray | None:
@@ -453,18 +582,13 @@ def _labels(labels: np.ndarray | None, count: int, classes: int) -> np.ndarray |
 # ------------------------------------------------------------------------------------------------------------ pack
 
 
-def _pack(
-    network: Network,
-    wiring: Wiring,
-    worker: clocked.Worker | continuous.Worker,
-    results: list[Sample],
-    labels: np.ndarray | None,
-    layer_delay: int,
-    seconds: float,
-    recorded: list[str],
-    membranes: list[str],
-    digests: np.ndarray,
-) -> Run:
+def pack(job: Job, results: list[Sample], part: range, seconds: float = 0.0) -> Run:
+    """The run of one part of a job's samples. With no results and an empty part, a run of no samples."""
+    worker, recorded, membranes = job.worker, job.recorded, job.membranes
+    network, wiring = worker.network, worker.wiring
+    assert worker.blank is not None
+    digests = job.digests[part.start : part.stop]
+    labels = None if job.labels is None else job.labels[part.start : part.stop]
     count = len(results)
 
     def of_samples(name: str, dtype: type = np.int64) -> np.ndarray:
@@ -513,23 +637,23 @@ def _pack(
     if behind.any() and worker.count != "spikes":
         trace = replace(trace, asked=_asked(network, ledger, trace.synops, behind))
     known = getattr(worker.policy, "calibrated", None)
-    return Run(
+    run = Run(
         network=network,
         mode="sync",
         ticks=worker.ticks,
         policy=worker.policy,
         dtype=worker.dtype.name,
         seed=worker.seed,
-        layer_delay=layer_delay,
+        layer_delay=job.layer_delay,
         predictions=of_samples("prediction"),
         tied=of_samples("tied", bool),
         stop_time=stop_time,
         stop_reason=reason,
         trace=trace,
         ledger=ledger,
-        events=_events(network, results) if recorded else None,
+        events=_events(network, results, part.start) if recorded else None,
         recorded=tuple(recorded),
-        potentials=_potentials(network, wiring, results) if membranes else None,
+        potentials=_potentials(network, wiring, results, worker.blank.potential) if membranes else None,
         queue_pushed=of_samples("pushed"),
         queue_popped=of_samples("popped"),
         queue_peak=of_samples("peak"),
@@ -539,10 +663,11 @@ def _pack(
         else {"file": known.file, "samples": len(known.digests), "overlap": known.overlap(digests)},
         seconds=seconds,
     )
+    return _in_time(run, worker, results) if isinstance(worker, continuous.Worker) else run
 
 
 def _in_time(run: Run, worker: continuous.Worker, results: list[Sample]) -> Run:
-    """A run as `_pack` makes it, with what continuous time alone has."""
+    """A run of whole ticks, with what continuous time alone has."""
     made, answers = worker.made, _answers(results, worker)
     standing = None
     if worker.keep and all(s.state is not None for s in results):
@@ -618,10 +743,11 @@ def _asked(network: Network, ledger: Ledger, synops: np.ndarray, behind: np.ndar
     return asked
 
 
-def _events(network: Network, results: list[Sample]) -> np.ndarray:
-    """All recorded events with channels-first neuron numbers."""
+def _events(network: Network, results: list[Sample], first: int) -> np.ndarray:
+    """All recorded events with channels-first neuron numbers, their samples counted from `first`."""
     found = [s.events for s in results if s.events is not None]
     events = np.concatenate(found or [np.zeros(0, EVENT)])
+    events["sample"] -= first
     for i, population in enumerate(network.populations):
         of_this = events["population"] == i
         events["neuron"][of_this] = channels_last(population.shape)[events["neuron"][of_this]]
@@ -637,11 +763,14 @@ def _sources(network: Network, wiring: Wiring, counted: np.ndarray) -> np.ndarra
     return np.concatenate(parts, axis=2)
 
 
-def _potentials(network: Network, wiring: Wiring, results: list[Sample]) -> dict[str, np.ndarray]:
+def _potentials(network: Network, wiring: Wiring, results: list[Sample], like: np.ndarray) -> dict[str, np.ndarray]:
+    """(N, T, *shape) membranes by population. like: (T, columns), those of one sample."""
     found = {}
     for name, first in wiring.potentials.items():
         population = network[name]
         order = np.argsort(channels_last(population.shape))
-        values = [s.books.potential[:, first : first + population.size][:, order] for s in results]
-        found[name] = np.stack(values).reshape(len(results), -1, *population.shape)
+        found[name] = np.empty((len(results), len(like), *population.shape), like.dtype)
+        for i, sample in enumerate(results):
+            values = sample.books.potential[:, first : first + population.size][:, order]
+            found[name][i] = values.reshape(-1, *population.shape)
     return found

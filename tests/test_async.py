@@ -947,14 +947,14 @@ def test_code_compiled_for_other_tables_touches_nothing(monkeypatch):
     made = continuous.Made(network, "float64", "together", None, None)
     wired = made.wired(["out"], [], None)
     wiring, pace = wired.wiring, wired.pace
-    worker = continuous.Worker(made, wired, inputs, (0.0, 9000.0), es.Fixed(), "connections", None, False)
+    worker = continuous.Worker(made, wired, (0.0, 9000.0), es.Fixed(), "connections", None, False)
     state = worker._state()
     parts = [array for part in state for array in (part if isinstance(part, tuple) else (part,))]
     for array in parts:
         array[...] = 3
     before = [array.copy() for array in parts]
     old = pace.timing._replace(stamp=ka.STAMP ^ 1)
-    status = ka.run(wiring.plan, old, state, worker._feed(0), 0, worker.thresholds, 1.0, 1, True)
+    status = ka.run(wiring.plan, old, state, worker._feed(inputs, 0), 0, worker.thresholds, 1.0, 1, True)
     assert status == ka.STALE
     assert all(np.array_equal(a, b) for a, b in zip(parts, before))
 

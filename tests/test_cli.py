@@ -285,7 +285,8 @@ def test_unknown_arguments_are_refused_in_a_sentence(command):
     refused(command("simulate", "--sideways", "1"), "--sideways")
     refused(command("calibrate"), "calibrate")
     refused(command("simulate", "--mode", "async"), "async")
-    refused(command("simulate", "--jobs", "dask:2"), "--jobs")
+    refused(command("simulate", "--jobs", "dask:two"), "jobs", "dask:N")
+    refused(command("calibrate", "--jobs", "dask:2"), "--jobs")
 
 
 def test_a_network_without_ticks_asks_for_them(command, files):

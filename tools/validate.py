@@ -1,6 +1,6 @@
 """The oracles on real checkpoints and data, too large for the test suite. Results: docs/validation.md.
 
-    python tools/validate.py [--only spikes|accuracy|witnesses|audit|truth|modes|stream|ttfs|brette]
+    python tools/validate.py [--only spikes|accuracy|witnesses|audit|truth|modes|stream|ttfs|brette|killed]
                               [--images N]
 
 spikes: the converted ResNet-20 against a plain PyTorch stepper with the same folded weights, 32 ticks, 20 images: every
@@ -15,8 +15,10 @@ stream: recordings of a DVS128 chained to 10 seconds and more, through a convolu
 modes: `cnn_sinabs.nir` on 100 N-MNIST recordings, and the packaged digits, in ticks and in continuous time.
 ttfs: a network whose neurons fire once (Zhang et al., arXiv 1909.10837) on the 10,000 MNIST test images, to its first
 output spike and to its last, against the closed form in NumPy.
+killed: a run of 1,000 samples of the packaged digits network, killed with -9 at 20 random moments and resumed, against
+the same run left alone, byte for byte.
 
-Needs the data of EVENTSNN_DATA, or ../shared, but for `truth` and `brette`.
+Needs the data of EVENTSNN_DATA, or ../shared, but for `truth`, `brette` and `killed`.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -49,7 +52,7 @@ from eventsnn.recordings import stream
 from eventsnn.report import predictions_by_tick
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("spikes", "accuracy", "witnesses", "audit", "truth", "modes", "stream", "ttfs", "brette")
+PARTS = ("spikes", "accuracy", "witnesses", "audit", "truth", "modes", "stream", "ttfs", "brette", "killed")
 DATA = Path(os.environ.get("EVENTSNN_DATA", ROOT.parent / "shared"))
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
@@ -70,7 +73,9 @@ def main() -> None:
         sys.exit(1)
     if options.only in (None, "brette") and not first_spikes():
         sys.exit(1)
-    if options.only in ("truth", "ttfs", "brette"):
+    if options.only in (None, "killed") and not killed():
+        sys.exit(1)
+    if options.only in ("truth", "ttfs", "brette", "killed"):
         return
     checkpoint = DATA / "models" / "resnet_cifar10" / "resnet20-12fca82f.th"
     if not checkpoint.is_file():
@@ -427,6 +432,49 @@ def ttfs(images: int | None, jobs: int, chunk: int = 250) -> bool:
     print(f"decided after {mean:.1f} ms ({mean / 1e3 / single.TAU:.2f} tau) on average, {low:.1f} to {high:.1f}")
     print(f"({', '.join(f'{what} {spent:.0f} s' for what, spent in seconds.items())}, {jobs} threads)", flush=True)
     return not differing and not any(unlike.values()) and max(far.values()) < 1e-9
+
+
+def killed(moments: int = 20, samples: int = 1000) -> bool:
+    """Print how many resumed runs differ from the one that was left alone; returns whether none."""
+    rng, before, differing, during_merge = np.random.default_rng(0), [], [], 0
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        stored = np.load(packaged("digits-heldout.npz"))
+        rows = np.arange(samples) % len(stored["labels"])
+        np.savez(folder / "digits.npz", images=stored["images"][rows], labels=stored["labels"][rows])
+        command = [sys.executable, "-m", "eventsnn", "simulate", "--weights", str(packaged("digits.h5"))]
+        command += ["--input", "digits.npz", "--record", "spikes", "--out"]
+
+        def begun(name: str, *more: str) -> subprocess.Popen:
+            """A run that has its first chunk."""
+            run = subprocess.Popen([*command, name, *more], cwd=folder, stdout=subprocess.DEVNULL)
+            while not any((folder / name / ".part").glob("*.npz")) and run.poll() is None:
+                time.sleep(0.001)
+            return run
+
+        def content(name: str) -> dict[str, bytes]:
+            files = (p for p in (folder / name).rglob("*") if p.is_file() and p.name != "timing.json")
+            return {p.relative_to(folder / name).as_posix(): p.read_bytes() for p in files}
+
+        run, started = begun("whole"), time.perf_counter()
+        code, lasted = run.wait(), time.perf_counter() - started
+        wanted = content("whole")
+        for number in range(moments):
+            name = f"run{number}"
+            run = begun(name)
+            time.sleep(rng.uniform(0, lasted))
+            run.kill()
+            run.wait()
+            before.append(len([*(folder / name / ".part").glob("*.npz")]))
+            during_merge += (folder / name / "samples.csv").exists() and not (folder / name / "run.json").exists()
+            code |= subprocess.run([*command, name, "--resume"], cwd=folder, stdout=subprocess.DEVNULL).returncode
+            if content(name) != wanted:
+                differing.append(name)
+    print(
+        f"{samples:,} samples killed at {moments} moments of {lasted:.1f} s, with {sorted(before)} chunks whole, "
+        f"{during_merge} of them during the merge: {len(differing)} resumed runs differ from the uninterrupted one"
+    )
+    return not differing and not code
 
 
 def accuracy(module: torch.nn.Module, network: es.Network, images: np.ndarray, labels: np.ndarray, jobs: int) -> None:
