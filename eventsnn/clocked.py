@@ -11,7 +11,7 @@ from eventsnn.inputs import EVENT, Events, encoded, normalised
 from eventsnn.network import Network
 from eventsnn.neurons import IF
 from eventsnn.watchdog import Policy, StopReason
-from eventsnn.wiring import Wiring, channels_last
+from eventsnn.wiring import Wiring, aligned, channels_last
 
 RECORD_CAPACITY = 1 << 20  # recorded events a worker holds before it hands them over
 
@@ -109,7 +109,7 @@ class Worker:
         return k.run(plan, state, feed, ticks, code, self.thresholds, self.scale, self.size, fresh)
 
     def _run(self, state: k.State, samples: np.ndarray | Events, i: int, first: int) -> Sample:
-        feed, index = self._feed(samples, i, first), first + i
+        (feed, taps), index = self._feed(samples, i, first), first + i
         most = int(np.diff(feed.batch.groups[feed.tick_group, k.G_FIRST]).max(initial=0))
         if self._records() and most > len(state.record.value):
             state = state._replace(record=_record(most))
@@ -131,7 +131,7 @@ class Worker:
             stop=stop,
             reason=int(self.policy.reason) if status == k.STOPPED else int(StopReason.HORIZON),
             books=k.Books(*(array.copy() for array in books)),
-            macs_effective=0 if isinstance(samples, Events) or not feed.analog else self._macs_effective(samples[i]),
+            macs_effective=int(taps),
             events=np.concatenate(fetched) if fetched else None,
             pushed=int(state.queue.at[k.A_PUSHED]),
             popped=int(state.queue.at[k.A_POPPED]),
@@ -141,48 +141,36 @@ class Worker:
     def _records(self) -> bool:
         return bool(self.wiring.plan.pop[:, k.P_RECORD].any())
 
-    def _feed(self, samples: np.ndarray | Events, i: int, first: int) -> k.Feed:
+    def _feed(self, samples: np.ndarray | Events, i: int, first: int) -> tuple[k.Feed, int]:
+        """A sample as the kernels take it, and the taps of non-zero weight of an image's non-zero pixels."""
         encoding = self.network.encoding
         if encoding == "direct" and not isinstance(samples, Events):
             return self._feed_image(samples[i])
         events = encoded(samples, i, encoding, self.ticks, self.tick_us, self.seed, first)
         inside = events.tick < self.ticks
-        return self._feed_events(events.tick[inside], events.neuron[inside])
+        return self._feed_events(events.tick[inside], events.neuron[inside]), 0
 
     def _feed_events(self, tick: np.ndarray, neuron: np.ndarray) -> k.Feed:
-        """Events in their order; neighbours at one position in one tick share a group."""
-        position, channel = np.divmod(self.to_last[neuron], self.shape[0])
-        starts = np.ones(tick.size, bool)
-        if tick.size:
-            starts[1:] = (np.diff(tick) != 0) | (np.diff(position) != 0)
-        begin = np.flatnonzero(starts)
-        return k.Feed(
-            tick_group=np.searchsorted(tick[begin], np.arange(self.ticks + 1)).astype(np.int64),
-            batch=self._batch(position, channel, np.ones(tick.size), begin),
-            analog=False,
+        batch, tick_group = self._batch(tick.size, tick.size), np.empty(self.ticks + 1, np.int64)
+        k.group_events(tick, self.to_last[neuron], self.shape[0], tick_group, batch.groups, batch.channel)
+        return k.Feed(tick_group, batch, analog=False)
+
+    def _feed_image(self, image: np.ndarray) -> tuple[k.Feed, int]:
+        values = image.reshape(self.shape[0], -1).astype(self.dtype, copy=False)
+        batch = self._batch(values.shape[1], values.size)
+        groups, taps = k.group_pixels(values, self.wiring.image_taps, batch.groups, batch.channel, batch.value)
+        tick_group = np.full(self.ticks + 1, groups)
+        tick_group[0] = 0
+        return k.Feed(tick_group, batch, analog=True), taps
+
+    def _batch(self, groups: int, events: int) -> k.Batch:
+        """Room for a batch; the values of events are 1."""
+        return k.Batch(
+            groups=np.empty((groups + 1, 2), np.int64),
+            channel=np.empty(events, np.int32),
+            unit=np.empty(0, np.int32),
+            value=np.ones(events, self.dtype),
         )
-
-    def _batch(self, position: np.ndarray, channel: np.ndarray, value: np.ndarray, begin: np.ndarray) -> k.Batch:
-        groups = np.zeros((begin.size + 1, 2), np.int64)
-        groups[:-1, k.G_POSITION] = position[begin]
-        groups[:, k.G_FIRST] = np.append(begin, position.size)
-        return k.Batch(groups, channel.astype(np.int32), value.astype(self.dtype))
-
-    def _feed_image(self, image: np.ndarray) -> k.Feed:
-        """The image's non-zero values as graded events of one batch."""
-        values = image.reshape(self.shape[0], -1).T.astype(self.dtype)
-        position, channel = np.nonzero(values)
-        begin = np.flatnonzero(np.append(True, np.diff(position) != 0)) if position.size else np.zeros(0, np.int64)
-        return k.Feed(
-            tick_group=np.concatenate([[0], np.full(self.ticks, begin.size)]).astype(np.int64),
-            batch=self._batch(position, channel, values[position, channel], begin),
-            analog=True,
-        )
-
-    def _macs_effective(self, image: np.ndarray) -> int:
-        """Taps of the image's non-zero pixels on non-zero weights."""
-        present = image.astype(self.dtype, copy=False).reshape(self.shape[0], -1).T != 0
-        return int(self.wiring.image_taps[present.ravel()].sum())
 
     def _state(self, record: int) -> k.State:
         w, floating = self.wiring, self.dtype
@@ -193,8 +181,8 @@ class Worker:
         int64, int32, ring = np.int64, np.int32, int(w.plan.misc[k.M_RING])
         return k.State(
             cells=k.Cells(
-                v=np.zeros(w.units, floating),
-                register=np.zeros(w.registers, floating),
+                v=aligned(w.units, floating),
+                register=aligned(w.registers, floating),
                 current=np.zeros(w.currents + 1, floating),
                 mask=mask,
                 words=mask.view(np.uint64),
@@ -213,6 +201,7 @@ class Worker:
             batch=k.Batch(
                 groups=np.zeros((w.group_entries + 1, 2), int64),
                 channel=np.zeros(w.event_entries + 1, int32),
+                unit=np.zeros(w.event_entries + 1, int32),
                 value=np.zeros(w.event_entries + 1, floating),
             ),
             slot_groups=np.zeros(w.slots + 1, int64),

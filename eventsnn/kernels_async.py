@@ -75,6 +75,7 @@ from eventsnn.kernels_sync import (
     _add_rows,
     _compiled,
     _entry,
+    _inlined,
     _mac_rows,
     should_stop,
 )
@@ -994,7 +995,7 @@ def _apply_part(plan, timing, state, c, unit, value, now, first, end):
     return added, dropped
 
 
-@_compiled
+@_inlined
 def _apply(plan, timing, state, c, event, ending, now):
     """Add an event, and the following ones that share its position, to the target's register.
 
@@ -1049,7 +1050,7 @@ def _book_emitted(plan, books, c, b, unit, times):
     side[PER_TICK] += pool
 
 
-@_compiled
+@_inlined
 def _deliver(plan, timing, state, c, batch, ending, now):
     """A delivery's moment. ending: of its pulse, which takes back the current the batch has brought.
 
@@ -1164,7 +1165,7 @@ def _send_singly(plan, timing, state, c, batch, ending):
         event = queue.event[event, E_NEXT]
 
 
-@_compiled
+@_inlined
 def _announce(plan, timing, state, p, batch, now):
     """Book a batch that was just emitted, record it, and queue it on every outgoing connection."""
     queue, books, at = state.queue, state.books, state.at
@@ -1259,7 +1260,7 @@ def _fire(plan, timing, state, p, unit, v, now):
     return True
 
 
-@_compiled
+@_inlined
 def _turn_plain(plan, timing, state, p, now):
     """Neurons that do nothing between arrivals, all of one kind: add, clamp, test. Returns (updated, sound)."""
     cells, base = state.cells, plan.pop[p, P_UNIT]
@@ -1344,7 +1345,7 @@ def _turn_crossed(plan, timing, state, p, now):
     return updated, True
 
 
-@_compiled
+@_inlined
 def _turn_leaky(plan, timing, state, p, now):
     """`_turn_general` for leaky neurons of one kind that are never refractory, to the same bits.
 
@@ -1821,17 +1822,8 @@ def _turn(plan, timing, state, p, now):
     at[A_FIRED] = 0
     updated, sound = 0, True
     if flags & FLAG_FORWARDS:
-        n = _reached(state)
-        at[A_SEGMENTS] = 0
-        if n > 0:
-            batch = _new_batch(queue, at, at[A_BIN])
-            for k in range(n):
-                unit = cells.fired[k, 0]
-                _append(queue, at, batch, unit, cells.register[unit])
-                cells.register[unit] = 0
-            _announce(plan, timing, state, p, batch, now)
-        return True
-    if flags & FLAG_INTEGRATES:
+        at[A_FIRED] = _reached(state)
+    elif flags & FLAG_INTEGRATES:
         updated = _add_up(plan, timing, state, p, now)
         _reach_threshold(plan, timing, state, p, now)
     else:
@@ -1854,11 +1846,15 @@ def _turn(plan, timing, state, p, now):
     state.books.events[p, at[A_BIN], UPDATES] += updated
     n = at[A_FIRED]
     if n > 0:
-        if n > 1:
+        if n > 1 and not flags & FLAG_FORWARDS:
             _sort(cells.fired, n)
         batch = _new_batch(queue, at, at[A_BIN])
         for k in range(n):
-            _append(queue, at, batch, cells.fired[k, 0], cells.fired[k, 1])
+            unit, value = cells.fired[k, 0], np.float64(cells.fired[k, 1])
+            if flags & FLAG_FORWARDS:
+                value = np.float64(cells.register[unit])
+                cells.register[unit] = 0
+            _append(queue, at, batch, unit, value)
         _announce(plan, timing, state, p, batch, now)
     if p == plan.misc[M_OUTPUT] and (n > 0 or flags & FLAG_INTEGRATES):
         at[A_ASK] = 1
@@ -2044,7 +2040,7 @@ def _feed_in(plan, timing, state, feed, now):
     return RUNNING
 
 
-@_compiled
+@_inlined
 def _instant(plan, timing, state, policy, thresholds, scale, size):
     """What happens in this instant, from where it stands. Returns RUNNING when it is over."""
     cells, queue, at, now = state.cells, state.queue, state.at, state.clock[X_TIME]

@@ -22,6 +22,8 @@ from numba.extending import intrinsic, overload
 # Numba's runtime (`_nrt`) no array's references are counted, which cost more than the work itself at every call.
 _entry = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 _compiled = njit(nogil=True, error_model="numpy", _nrt=False)
+# A call hands over every array of every tuple, some 400 numbers: what is called for each event or batch is inlined.
+_inlined = njit(nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 
 # ------------------------------------------------------------------------------------------- layout of the tables
 
@@ -57,6 +59,7 @@ _compiled = njit(nogil=True, error_model="numpy", _nrt=False)
     P_IMAGE_FROM,  # the tick from which an analog image drives every unit; NEVER without one
     P_RECEPTORS,  # synaptic currents of a neuron
     P_CURRENT,  # first of them in Cells.current, one block of units after the other
+    P_LISTED,  # 1: the units of its events are listed, too
     # Neuron parameters, two columns each: where in Plan.real, and 0 for one number or 1 for one per unit.
     Q_ALPHA,
     _,
@@ -93,7 +96,7 @@ _compiled = njit(nogil=True, error_model="numpy", _nrt=False)
     _,
     _,
     P_COLUMNS,
-) = range(64)
+) = range(65)
 SYN_ALPHA, SYN_GAIN, SYN_OLD, SYN_START, SYN_COLUMNS = 0, 2, 4, 6, 8  # columns from Q_CURRENT on
 
 NEVER = 2**62
@@ -134,8 +137,11 @@ FLAG_DISCARD, FLAG_FLOOR, FLAG_GRADED, FLAG_HOLD, FLAG_READOUT = 64, 128, 256, 5
     C_SYNOPS,  # 1: its taps are SynOps (class ac or mac)
     C_BOOK,  # the connection of the network it is part of: synapses of different delays have a row for each
     C_RECEPTOR,  # which input of the target's neurons it feeds
+    C_ALIKE,  # in Plan.whole (OP_RUNS): by source position, the length of its two or three runs if it is the same
+    # multiple of 48, minus the length if it is one of 32, else 0
+    C_SAME,  # 1: an event reaches the unit of its own number, and its source lists them
     C_COLUMNS,
-) = range(30)
+) = range(32)
 
 OP_RUNS, OP_UNITS, OP_SPARSE = range(3)
 REACH_ONCE, REACH_ITSELF = -1, -2  # C_REACH: no unit before the weight is reached twice; the source's own units are
@@ -167,6 +173,7 @@ G_POSITION, G_FIRST = range(2)  # columns of Batch.groups
 
 RUNNING, STOPPED, HORIZON, FULL, RUNAWAY = range(5)
 MAX_MULTIPLICITY = 1_000_000
+BLOCK = 16  # neurons that `_fire_blocks` takes at once
 
 
 class Plan(NamedTuple):
@@ -209,6 +216,7 @@ class Batch(NamedTuple):
 
     groups: Any  # (n, 2) int64: position, first event; the next row's first event is the end
     channel: Any  # int32
+    unit: Any  # int32, where they are listed (P_LISTED)
     value: Any  # of graded and multiple events
 
 
@@ -322,56 +330,63 @@ def _accumulate(width: int, count: int, graded: bool) -> Any:
     return accumulate
 
 
-@intrinsic
-def _add_three_48(
-    typing_context, target, at_0, at_1, at_2, weight, channel, first, last, row, offset_0, offset_1, offset_2
-):
-    """`_add_48` on three runs at once: the kernel rows of a 3x3 kernel, with one loop over the position's events.
+def _accumulate_runs(runs: int, count: int) -> Any:
+    """As `_accumulate(16, count, False)`, on two or three runs at once: the kernel rows that reach a target.
 
-    How many events a position has is hard for the processor to guess; this way it guesses once, not three times.
+    How many events a position has is hard for the processor to guess; this way it guesses once for all runs.
     """
 
-    def generate(context, builder, signature, arguments):
-        base = {i: context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 4, 5)}
-        element = context.get_data_type(signature.args[0].dtype)
-        align = 4 if isinstance(element, ir.FloatType) else 8
-        vector, word = ir.VectorType(element, 16), ir.IntType(64)
+    @intrinsic
+    def accumulate(typing_context, target, at, weight, channel, first, last, row, offset):
+        def generate(context, builder, signature, arguments):
+            base = {i: context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 2, 3)}
+            first, last, row = arguments[4:7]
+            element = context.get_data_type(signature.args[0].dtype)
+            align = 4 if isinstance(element, ir.FloatType) else 8
+            vector, word = ir.VectorType(element, 16), ir.IntType(64)
 
-        def places(array, starts):
-            steps = [builder.add(start, word(16 * k)) for start in starts for k in range(3)]
-            return [builder.bitcast(builder.gep(array, [step]), vector.as_pointer()) for step in steps]
+            def unpacked(starts):
+                return [builder.extract_value(starts, k) for k in range(runs)]
 
-        def load(place):
-            found = builder.load(place)
-            found.align = align
-            return found
+            def places(array, starts):
+                steps = [builder.add(start, word(16 * k)) for start in starts for k in range(count)]
+                return [builder.bitcast(builder.gep(array, [step]), vector.as_pointer()) for step in steps]
 
-        targets = places(base[0], arguments[1:4])
-        start = [load(place) for place in targets]
-        before = builder.block
-        body, after = (builder.append_basic_block(name) for name in ("events", "done"))
-        builder.branch(body)  # the caller has at least one event
-        builder.position_at_end(body)
-        event = builder.phi(word)
-        event.add_incoming(arguments[6], before)
-        sums = [builder.phi(vector) for _ in start]
-        number = builder.sext(builder.load(builder.gep(base[5], [event])), word)
-        source = builder.mul(number, arguments[8])
-        rows = places(base[4], [builder.add(source, offset) for offset in arguments[9:12]])
-        total = [builder.fadd(old, load(place)) for old, place in zip(sums, rows)]
-        following = builder.add(event, word(1))
-        event.add_incoming(following, body)
-        for old, first, new in zip(sums, start, total):
-            old.add_incoming(first, before)
-            old.add_incoming(new, body)
-        builder.cbranch(builder.icmp_signed("<", following, arguments[7]), body, after)
-        builder.position_at_end(after)
-        for place, new in zip(targets, total):
-            builder.store(new, place).align = align
-        return context.get_dummy_value()
+            def load(place):
+                found = builder.load(place)
+                found.align = align
+                return found
 
-    i = types.intp
-    return types.void(target, i, i, i, weight, channel, i, i, i, i, i, i), generate
+            targets = places(base[0], unpacked(arguments[1]))
+            offsets = unpacked(arguments[7])
+            start = [load(place) for place in targets]
+            before = builder.block
+            body, after = (builder.append_basic_block(name) for name in ("events", "done"))
+            builder.branch(body)  # the caller has at least one event
+            builder.position_at_end(body)
+            event = builder.phi(word)
+            event.add_incoming(first, before)
+            sums = [builder.phi(vector) for _ in start]
+            number = builder.sext(builder.load(builder.gep(base[3], [event])), word)
+            source = builder.mul(number, row)
+            rows = places(base[2], [builder.add(source, offset) for offset in offsets])
+            total = [builder.fadd(old, load(place)) for old, place in zip(sums, rows)]
+            following = builder.add(event, word(1))
+            event.add_incoming(following, body)
+            for old, begun, new in zip(sums, start, total):
+                old.add_incoming(begun, before)
+                old.add_incoming(new, body)
+            builder.cbranch(builder.icmp_signed("<", following, last), body, after)
+            builder.position_at_end(after)
+            for place, new in zip(targets, total):
+                builder.store(new, place).align = align
+            return context.get_dummy_value()
+
+        i = types.intp
+        several = types.UniTuple(i, runs)
+        return types.void(target, several, weight, channel, i, i, i, several), generate
+
+    return accumulate
 
 
 # Few widths: every one is compiled into every function that delivers. 96 and 48 are the kernel rows of 16, 32 and 64
@@ -379,6 +394,99 @@ def _add_three_48(
 _add_96, _add_48, _add_16 = (_accumulate(16, count, False) for count in (6, 3, 1))
 _add_4, _add_1 = (_accumulate(width, 1, False) for width in (4, 1))
 _mac_16, _mac_1 = (_accumulate(width, 1, True) for width in (16, 1))
+_add_3x48, _add_3x32, _add_2x48, _add_2x32 = (_accumulate_runs(runs, count) for runs in (3, 2) for count in (3, 2))
+
+
+def _fire_block(driven: bool) -> Any:
+    """An intrinsic: sixteen neurons take their input, fire and reset. Gives the bits of those that fired.
+
+    u = max(alpha v + gain (register + constant), floor); v <- keep u - less where u >= fire, else u; register <- 0.
+    Without the constant where `driven` is not. A plain loop has to leave bytes for another one to gather.
+    """
+
+    @intrinsic
+    def fire(typing_context, v, at, register, arrived_at, real, constant_at, alpha, gain, floor, least, keep, less):
+        def generate(context, builder, signature, arguments):
+            data = {i: context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 2, 4)}
+            element = context.get_data_type(signature.args[0].dtype)
+            align = 4 if isinstance(element, ir.FloatType) else 8
+            vector, half = ir.VectorType(element, 16), ir.IntType(32)
+            undefined = ir.Constant(vector, ir.Undefined)
+
+            def place(array, index):
+                return builder.bitcast(builder.gep(data[array], [arguments[index]]), vector.as_pointer())
+
+            def load(pointer):
+                found = builder.load(pointer)
+                found.align = align
+                return found
+
+            def spread(number):
+                single = builder.insert_element(undefined, number, half(0))
+                return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(half, 16), [0] * 16))
+
+            alpha, gain, floor, least, keep, less = (spread(number) for number in arguments[6:])
+            membrane, arrived = place(0, 1), place(2, 3)
+            income = load(arrived)
+            if driven:
+                income = builder.fadd(income, load(place(4, 5)))
+            u = builder.fadd(builder.fmul(alpha, load(membrane)), builder.fmul(gain, income))
+            u = builder.select(builder.fcmp_ordered("<", u, floor), floor, u)
+            fired = builder.fcmp_ordered(">=", u, least)
+            after = builder.select(fired, builder.fsub(builder.fmul(keep, u), less), u)
+            builder.store(after, membrane).align = align
+            builder.store(ir.Constant(vector, None), arrived).align = align
+            return builder.zext(builder.bitcast(fired, ir.IntType(16)), ir.IntType(64))
+
+        i, number = types.intp, v.dtype
+        return types.int64(v, i, register, i, real, i, number, number, number, number, number, number), generate
+
+    return fire
+
+
+_fire_driven, _fire_free = _fire_block(True), _fire_block(False)
+
+
+@intrinsic
+def _add_four_rows(typing_context, target, at, weight, channel, event, row, offset, length):
+    """`target[at : at + length] += the weight rows of events event .. event + 3`, one after the other; sixteens."""
+
+    def generate(context, builder, signature, arguments):
+        base = {i: context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 2, 3)}
+        at, event, row, offset, length = (arguments[i] for i in (1, 4, 5, 6, 7))
+        element = context.get_data_type(signature.args[0].dtype)
+        align = 4 if isinstance(element, ir.FloatType) else 8
+        vector, word = ir.VectorType(element, 16), ir.IntType(64)
+
+        def place(start, index):
+            return builder.bitcast(builder.gep(start, [index]), vector.as_pointer())
+
+        starts = []
+        for k in range(4):
+            number = builder.sext(builder.load(builder.gep(base[3], [builder.add(event, word(k))])), word)
+            starts.append(builder.gep(base[2], [builder.add(builder.mul(number, row), offset)]))
+        sums = builder.gep(base[0], [at])
+        before = builder.block
+        body, after = (builder.append_basic_block(name) for name in ("columns", "done"))
+        builder.branch(body)  # the caller has at least sixteen
+        builder.position_at_end(body)
+        i = builder.phi(word)
+        i.add_incoming(word(0), before)
+        total = builder.load(place(sums, i))
+        total.align = align
+        for start in starts:
+            load = builder.load(place(start, i))
+            load.align = align
+            total = builder.fadd(total, load)
+        builder.store(total, place(sums, i)).align = align
+        following = builder.add(i, word(16))
+        i.add_incoming(following, body)
+        builder.cbranch(builder.icmp_signed("<", following, length), body, after)
+        builder.position_at_end(after)
+        return context.get_dummy_value()
+
+    i = types.intp
+    return types.void(target, i, weight, channel, i, i, i, i), generate
 
 
 @intrinsic
@@ -415,9 +523,29 @@ _BITS = _BITS.ravel()
 _GATHER = np.uint64(0x0102040810204080)  # times eight bytes of 0 or 1: their bits, in order, in the top byte
 
 
+LONG = 512  # weights in a row from which four rows are read side by side, each from its beginning to its end
+
+
+@_compiled
+def _add_long(register, start, weight, channel, first, last, row, offset, length):
+    """`_add_rows` for rows too long for the nearest cache, which the processor fetches ahead when read in one go."""
+    event, whole = first, length - length % 16
+    while last - event >= 4:
+        _add_four_rows(register, start, weight, channel, event, row, offset, whole)
+        event += 4
+    if event < last:
+        for i in range(0, whole, 16):
+            _add_16(register, start + i, weight, channel, register, event, last, row, offset + i)
+    for i in range(whole, length):
+        _add_1(register, start + i, weight, channel, register, first, last, row, offset + i)
+
+
 @_compiled
 def _add_rows(register, start, weight, channel, value, first, last, row, offset, length):
     """Add the weight rows of binary events first..last of one position onto `length` target units."""
+    if length >= LONG:
+        _add_long(register, start, weight, channel, first, last, row, offset, length)
+        return
     i = 0
     while length - i >= 96:
         _add_96(register, start + i, weight, channel, value, first, last, row, offset + i)
@@ -452,28 +580,47 @@ def _mac_rows(register, start, weight, channel, value, first, last, row, offset,
 
 
 @_compiled
-def _in_48(runs, r):
-    """The length of three runs from r on, if it is the same multiple of 48 for all; else 0."""
-    length = np.int64(runs[r, R_LENGTH])
-    return length if length % 48 == 0 and runs[r + 1, R_LENGTH] == length and runs[r + 2, R_LENGTH] == length else 0
+def _add_alike(register, base, weight, weights, channel, first, last, row, runs, r, count, alike):
+    """`_add_rows` on two or three runs of one length, see C_ALIKE."""
+    t0, t1 = base + runs[r, R_TARGET], base + runs[r + 1, R_TARGET]
+    w0, w1 = weights + runs[r, R_FIRST], weights + runs[r + 1, R_FIRST]
+    if count == 2:
+        if alike > 0:
+            for i in range(0, alike, 48):
+                _add_2x48(register, (t0 + i, t1 + i), weight, channel, first, last, row, (w0 + i, w1 + i))
+        else:
+            for i in range(0, -alike, 32):
+                _add_2x32(register, (t0 + i, t1 + i), weight, channel, first, last, row, (w0 + i, w1 + i))
+        return
+    t2, w2 = base + runs[r + 2, R_TARGET], weights + runs[r + 2, R_FIRST]
+    if alike > 0:
+        for i in range(0, alike, 48):
+            at, of = (t0 + i, t1 + i, t2 + i), (w0 + i, w1 + i, w2 + i)
+            _add_3x48(register, at, weight, channel, first, last, row, of)
+    else:
+        for i in range(0, -alike, 32):
+            at, of = (t0 + i, t1 + i, t2 + i), (w0 + i, w1 + i, w2 + i)
+            _add_3x32(register, at, weight, channel, first, last, row, of)
 
 
-@_compiled
+@_inlined
 def _deliver_runs(plan, cells, c, graded, batch, g0, g1):
     """Convolutions and dense weights. Returns the additions made.
 
     The taps of a position are stored as runs: neighbouring target units whose weights are neighbours too. At stride 1
     the kernel columns are stored flipped, so that a whole kernel row is one run.
     """
-    con = plan.con[c]
+    con, whole = plan.con[c], plan.whole
     real, runs, register, channel, value = plan.real, plan.runs, cells.register, batch.channel, batch.value
     base, weights, row, group_in = con[C_REGISTER], con[C_WEIGHT], con[C_ROW], con[C_GROUP_IN]
-    extra = plan.pop[con[C_TARGET], P_EXTRA]
+    pointer, touching, extra = con[C_POINTER], con[C_TOUCH] != 0, plan.pop[con[C_TARGET], P_EXTRA]
+    together, lengths = not graded and not touching, con[C_ALIKE]
     added = 0
     for g in range(g0, g1):
-        place = con[C_POINTER] + batch.groups[g, G_POSITION]
-        r0, r1 = plan.whole[place], plan.whole[place + 1]
+        place = pointer + batch.groups[g, G_POSITION]
+        r0, r1 = whole[place], whole[place + 1]
         first, end = batch.groups[g, G_FIRST], batch.groups[g + 1, G_FIRST]
+        alike = whole[lengths + batch.groups[g, G_POSITION]] if together else 0
         while first < end:
             # Events of one convolution group share their target channels; without groups that is all of them.
             shift, last = 0, end
@@ -483,20 +630,10 @@ def _deliver_runs(plan, cells, c, graded, batch, g0, g1):
                 while last < end and (channel[last] + con[C_CHANNEL_SHIFT]) // group_in == group:
                     last += 1
                 shift = group * con[C_GROUP_OUT]
-            at, alike = base + shift, 0
-            if r1 - r0 == 3 and not graded and not con[C_TOUCH]:
-                alike = _in_48(runs, r0)
-            if alike > 0:
-                t0, t1, t2 = at + runs[r0, R_TARGET], at + runs[r0 + 1, R_TARGET], at + runs[r0 + 2, R_TARGET]
-                w0, w1, w2 = (
-                    weights + runs[r0, R_FIRST],
-                    weights + runs[r0 + 1, R_FIRST],
-                    weights + runs[r0 + 2, R_FIRST],
-                )
-                for i in range(0, alike, 48):
-                    a, b = (t0 + i, t1 + i, t2 + i), (w0 + i, w1 + i, w2 + i)
-                    _add_three_48(register, a[0], a[1], a[2], real, channel, first, last, row, b[0], b[1], b[2])
-                added += 3 * alike * (last - first)
+            if alike != 0:
+                count = r1 - r0
+                _add_alike(register, base + shift, real, weights, channel, first, last, row, runs, r0, count, alike)
+                added += count * abs(alike) * (last - first)
                 first = last
                 continue
             for r in range(r0, r1):
@@ -508,25 +645,32 @@ def _deliver_runs(plan, cells, c, graded, batch, g0, g1):
                 else:
                     _add_rows(register, base + start, real, channel, value, first, last, row, offset, length)
                 added += length * (last - first)
-                if con[C_TOUCH]:
+                if touching:
                     cells.extra[TOUCHED, extra + start : extra + start + length] = 1
             first = last
     return added
 
 
-@_compiled
+@_inlined
 def _deliver_units(plan, cells, c, batch, g0, g1):
     """Identity connections and pools for spikes that nothing can drop. Returns the additions made."""
-    con = plan.con[c]
-    register, weight = cells.register, plan.real
+    con, whole, runs = plan.con[c], plan.whole, plan.runs
+    register, groups, channel = cells.register, batch.groups, batch.channel
+    pointer, weight, channels = con[C_POINTER], plan.real[con[C_WEIGHT] :], con[C_CHANNELS_OUT]
+    base = con[C_REGISTER] + con[C_CHANNEL_SHIFT]
+    if con[C_SAME]:  # how many events a position has is hard for the processor to guess: one loop over all of them
+        unit, first, last = batch.unit, groups[g0, G_FIRST], groups[g1, G_FIRST]
+        for event in range(first, last):
+            register[base + unit[event]] += weight[channel[event]]
+        return last - first
     added = 0
     for g in range(g0, g1):
-        place = con[C_POINTER] + batch.groups[g, G_POSITION]
-        first, last = batch.groups[g, G_FIRST], batch.groups[g + 1, G_FIRST]
-        for r in range(plan.whole[place], plan.whole[place + 1]):
-            start = con[C_REGISTER] + plan.runs[r, R_TARGET] * con[C_CHANNELS_OUT] + con[C_CHANNEL_SHIFT]
+        place = pointer + groups[g, G_POSITION]
+        first, last = groups[g, G_FIRST], groups[g + 1, G_FIRST]
+        for r in range(whole[place], whole[place + 1]):
+            start = base + runs[r, R_TARGET] * channels
             for event in range(first, last):
-                register[start + batch.channel[event]] += weight[con[C_WEIGHT] + batch.channel[event]]
+                register[start + channel[event]] += weight[channel[event]]
             added += last - first
     return added
 
@@ -709,7 +853,7 @@ def _book_sources(plan, books, p, batch, g0, g1):
             books.sources[1, unit] += np.int64(batch.value[event]) if multiple else 1
 
 
-@_compiled
+@_inlined
 def _book_arrived(plan, cells, queue, books, c, tick, batch, g0, g1, added, dropped):
     """Book a delivery: what was applied, what was dropped, and which neurons it reached."""
     con = plan.con[c]
@@ -778,7 +922,7 @@ def _reached(cells, touch, unit):
     return found
 
 
-@_compiled
+@_inlined
 def _book_turn(plan, cells, books, p, tick, batch, g0, g1):
     """Book the neurons that a turn has updated and the constants it has added. `_fire_general` does so itself.
 
@@ -888,7 +1032,7 @@ def _push_turn(queue, ring, rank, p, tick):
         _push(queue, ring, rank, p, 0)
 
 
-@_compiled
+@_inlined
 def _announce(plan, cells, queue, books, p, tick, slot, batch, g0, g1):
     """Book a batch that was just emitted and queue it on every outgoing connection."""
     if g1 == g0:
@@ -916,7 +1060,7 @@ def _slot_event(plan, p, slot):
     return plan.pop[p, P_SLOT_EVENT] + (slot - plan.pop[p, P_FIRST_SLOT]) * (plan.pop[p, P_SIZE] + PACK_SLACK)
 
 
-@_compiled
+@_inlined
 def _arrive(plan, cells, queue, books, c, batch, g0, g1, tick):
     """A delivery's moment: apply the batch, book what was delivered and dropped, and call the target to its turn."""
     con = plan.con[c]
@@ -954,8 +1098,67 @@ def _gather(plan, cells, p, tick):
             other[:] = 0
 
 
+@_inlined
+def _fire_blocks(plan, cells, batch, p, tick, g0, e0):
+    """`_fire_fast` and `_pack` in one pass, sixteen channels at a time, with a floor and several spikes in a turn.
+
+    Returns (groups, events), or (-1, 0) when a neuron runs away. How often a neuron fired is left in its register.
+    """
+    pop, real, v, register = plan.pop[p], plan.real, cells.v, cells.register
+    groups, channel, channels = batch.groups, batch.channel, pop[P_CHANNELS]
+    alpha, gain, fire, floor = real[pop[Q_ALPHA]], real[pop[Q_GAIN]], real[pop[Q_FIRE]], real[pop[Q_FLOOR]]
+    keep, less = real[pop[Q_RESET]], real[pop[Q_AMOUNT]]
+    driven, constant = pop[P_CONST] >= 0, pop[P_CONST] + pop[P_CONST_STRIDE] * tick
+    step = channels if pop[P_CONST_LENGTH] == pop[P_SIZE] else 0  # else every position has the same
+    unit, arrived, own = pop[P_UNIT], pop[P_REGISTER], 0
+    listed, several = pop[P_LISTED] != 0, pop[P_FLAGS] & FLAG_MULTI != 0
+    group, event = g0, e0
+    for position in range(pop[P_SIZE] // channels):
+        before = event
+        for k in range(0, channels, BLOCK):
+            if driven:
+                bits = _fire_driven(
+                    v, unit + k, register, arrived + k, real, constant + k, alpha, gain, floor, fire, keep, less
+                )
+            else:
+                bits = _fire_free(v, unit + k, register, arrived + k, real, 0, alpha, gain, floor, fire, keep, less)
+            low, high = bits & 255, bits >> 8
+            middle = event + _COUNT[low]
+            _unpack_byte(channel, event, _BITS, low, k)
+            _unpack_byte(channel, middle, _BITS, high, k + 8)
+            if listed:
+                _unpack_byte(batch.unit, event, _BITS, low, own + k)
+                _unpack_byte(batch.unit, middle, _BITS, high, own + k + 8)
+            event = middle + _COUNT[high]
+        if several:
+            for n in range(before, event):
+                times, u = 1, v[unit + channel[n]]
+                while u >= fire:
+                    u -= less
+                    times += 1
+                    if times > MAX_MULTIPLICITY:
+                        return -1, 0
+                v[unit + channel[n]], register[arrived + channel[n]] = u, times
+        groups[group, G_POSITION], groups[group, G_FIRST] = position, before
+        group += event > before
+        unit, arrived, own, constant = unit + channels, arrived + channels, own + channels, constant + step
+    groups[group, G_FIRST] = event
+    return group - g0, event - e0
+
+
 @_compiled
-def _fire_fast(plan, cells, p, tick, elapsed):
+def _leak(plan, cells, p, elapsed):
+    """Leaks of the ticks in which the population had no turn."""
+    pop = plan.pop[p]
+    alpha = plan.real[pop[Q_ALPHA]]
+    v = cells.v[pop[P_UNIT] : pop[P_UNIT] + pop[P_SIZE]]
+    for _ in range(elapsed - 1):
+        for i in range(len(v)):
+            v[i] *= alpha
+
+
+@_compiled
+def _fire_fast(plan, cells, p, tick):
     """IF and LIF with one parameter set for the population, at most one spike, reset at once: a vector loop.
 
     Multiplying by alpha = 1, gain = 1 or keep = 1 changes no bit, so one loop serves them all.
@@ -967,10 +1170,6 @@ def _fire_fast(plan, cells, p, tick, elapsed):
     v = cells.v[pop[P_UNIT] : pop[P_UNIT] + size]
     register = cells.register[pop[P_REGISTER] : pop[P_REGISTER] + size]
     mask = cells.mask[pop[P_UNIT] : pop[P_UNIT] + size]
-    if pop[P_FLAGS] & FLAG_LEAKS:
-        for _ in range(elapsed - 1):  # leak of the ticks that had no turn
-            for i in range(size):
-                v[i] *= alpha
     if pop[P_CONST] < 0:
         for i in range(size):
             u = alpha * v[i] + gain * register[i]
@@ -1194,7 +1393,7 @@ def _still_busy(plan, cells, batch, p, tick, g0, g1):
     return False
 
 
-@_compiled
+@_inlined
 def _turn(plan, state, p, tick):
     """A population's turn: take the tick's input, fire, emit. Returns False when a neuron runs away."""
     cells, queue, books, batch = state.cells, state.queue, state.books, state.batch
@@ -1204,22 +1403,29 @@ def _turn(plan, state, p, tick):
     queue.clock[LAST_TURN, p] = tick
     if pop[P_LAST_IN] > pop[P_FIRST_IN]:
         _gather(plan, cells, p, tick)
+    blocks = kind == KIND_FAST and pop[P_CHANNELS] % BLOCK == 0
     if kind == KIND_FAST:
-        _fire_fast(plan, cells, p, tick, elapsed)
+        if flags & FLAG_LEAKS and elapsed > 1:
+            _leak(plan, cells, p, elapsed)
+        if not blocks:
+            _fire_fast(plan, cells, p, tick)
     elif kind == KIND_GENERAL:
         if not _fire_general(plan, cells, books, p, tick, elapsed):
             return False
     else:
         _forward(plan, cells, p, tick)
-    if pop[P_POTENTIAL] >= 0:
-        for i in range(pop[P_SIZE]):
-            books.potential[tick, pop[P_POTENTIAL] + i] = cells.v[pop[P_UNIT] + i]
     again = pop[P_DRIVEN] != 0
     g0 = g1 = 0
     if kind != KIND_INTEGRATOR:
         slot = pop[P_FIRST_SLOT] + tick % pop[P_SLOTS]
         g0 = _slot_group(plan, p, slot)
-        groups, events = _pack(plan, cells, batch, p, g0, _slot_event(plan, p, slot))
+        e0 = _slot_event(plan, p, slot)
+        if blocks:
+            groups, events = _fire_blocks(plan, cells, batch, p, tick, g0, e0)
+            if groups < 0:
+                return False
+        else:
+            groups, events = _pack(plan, cells, batch, p, g0, e0)
         g1 = g0 + groups
         state.slot_groups[slot] = groups
         valued = (flags & FLAG_GRADED) != 0
@@ -1236,6 +1442,9 @@ def _turn(plan, state, p, tick):
         _announce(plan, cells, queue, books, p, tick, slot, batch, g0, g1)
         if not again and kind in (KIND_FAST, KIND_GENERAL):
             again = _still_busy(plan, cells, batch, p, tick, g0, g1)
+    if pop[P_POTENTIAL] >= 0:
+        for i in range(pop[P_SIZE]):
+            books.potential[tick, pop[P_POTENTIAL] + i] = cells.v[pop[P_UNIT] + i]
     if _kept(books.taps) and kind != KIND_GENERAL:
         _book_turn(plan, cells, books, p, tick, batch, g0, g1)
     if again:
@@ -1387,6 +1596,50 @@ def nonconformity(outputs, labels, scale, found):
             found[n, t] = _nonconformity(outputs[n, t, labels[n]], first, total, scale)
 
 
+# ------------------------------------------------------------------------------------------------------- the input
+
+
+@_entry
+def group_events(tick, unit, channels, tick_group, groups, channel):
+    """Fill a feed with events in their order; neighbours at one position in one tick share a group.
+
+    tick, unit: of every event, channels last, ticks rising. tick_group: (ticks + 1,). groups: (events + 1, 2).
+    """
+    group, last_position, last_tick = 0, -1, -1
+    for n in range(len(tick)):
+        position = unit[n] // channels
+        channel[n] = unit[n] - position * channels
+        if tick[n] != last_tick or position != last_position:
+            for t in range(last_tick + 1, tick[n] + 1):
+                tick_group[t] = group
+            groups[group, G_POSITION], groups[group, G_FIRST] = position, n
+            group, last_position, last_tick = group + 1, position, tick[n]
+    for t in range(last_tick + 1, len(tick_group)):
+        tick_group[t] = group
+    groups[group, G_POSITION], groups[group, G_FIRST] = 0, len(tick)
+
+
+@_entry
+def group_pixels(image, taps, groups, channel, value):
+    """Fill a batch with an image's values that are not 0, (channels, positions). Returns (groups, their taps).
+
+    taps: of every unit, channels last.
+    """
+    group, event, found = 0, 0, 0
+    channels, positions = image.shape
+    for position in range(positions):
+        first = event
+        for c in range(channels):
+            if image[c, position] != 0:
+                channel[event], value[event] = c, image[c, position]
+                found += taps[position * channels + c]
+                event += 1
+        groups[group, G_POSITION], groups[group, G_FIRST] = position, first
+        group += event > first
+    groups[group, G_FIRST] = event
+    return group, found
+
+
 # --------------------------------------------------------------------------------------------------------- the run
 
 
@@ -1497,7 +1750,7 @@ def _room(plan, state, feed, p, tick):
     return state.queue.at[A_RECORDED] + most <= len(state.record.value)
 
 
-@_compiled
+@_inlined
 def _pop(plan, state, feed, ring, rank, tick):
     """Take the first entry of a bucket and let it happen. Returns RUNNING, or FULL or RUNAWAY."""
     queue, books = state.queue, state.books

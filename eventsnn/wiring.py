@@ -42,6 +42,7 @@ FEW = 32  # neurons; fewer are not worth a look ahead at all of them
 LOOKS = 8  # ahead in the shortest time constant of a population
 LONGEST = 200  # refractory time in shortest time constants: modes are kept as they will be when it is over
 APART = 0.2  # of two rates, relative to the current's: modes of closer ones lose digits
+LINE = 64  # bytes
 TILE = 256  # units a constant is repeated over, so that the fire pass runs in long vector loops
 
 
@@ -397,24 +398,44 @@ def _unit_taps(plan: k.Plan, j: int, kind: str) -> np.ndarray:
     return np.repeat(plan.whole[row[k.C_FAN] : row[k.C_FAN] + size // channels], channels)
 
 
+def aligned(size: int, dtype: np.dtype | type) -> np.ndarray:
+    """Zeros that begin where a line of the cache does: a vector across two lines takes twice as long to fetch."""
+    dtype = np.dtype(dtype)
+    room = np.zeros(size + LINE // dtype.itemsize, dtype)
+    begin = -room.ctypes.data % LINE // dtype.itemsize
+    return room[begin : begin + size]
+
+
+def _in_blocks(size: int) -> int:
+    """A number of units rounded up, so that what comes behind them begins a block."""
+    return -(-size // k.BLOCK) * k.BLOCK
+
+
 class _Pile:
-    """Arrays laid end to end."""
+    """Arrays laid end to end; of numbers those of a block and more begin at a block."""
 
     def __init__(self, dtype: np.dtype | type):
         self.parts: list[np.ndarray] = []
         self.size = 0
-        self.dtype = dtype
+        self.dtype = np.dtype(dtype)
 
     def add(self, values: np.ndarray) -> int:
         """Append and return where the values begin."""
-        start = self.size
-        self.parts.append(np.ascontiguousarray(values, self.dtype).ravel())
-        self.size += self.parts[-1].size
-        return start
+        part = np.ascontiguousarray(values, self.dtype).ravel()
+        if self.dtype.kind == "f" and part.size >= k.BLOCK:
+            self._append(np.zeros(_in_blocks(self.size) - self.size, self.dtype))
+        self._append(part)
+        return self.size - part.size
+
+    def _append(self, part: np.ndarray) -> None:
+        self.parts.append(part)
+        self.size += part.size
 
     def array(self) -> np.ndarray:
         """Everything and one more zero, so that no array is empty."""
-        return np.concatenate([*self.parts, np.zeros(1, self.dtype)])
+        whole = aligned(self.size + 1, self.dtype)
+        np.concatenate([*self.parts, np.zeros(1, self.dtype)], out=whole)
+        return whole
 
 
 class _Builder:
@@ -449,7 +470,7 @@ class _Builder:
             row = self.pop[i]
             outgoing = [j for j, c in enumerate(connections) if c.source == population.name]
             row[k.P_UNIT], row[k.P_SIZE], row[k.P_CHANNELS] = units, population.size, population.shape[0]
-            units += -(-population.size // 8) * 8  # masks are read eight units at a time
+            units += _in_blocks(population.size)  # masks are read eight units at a time, membranes by blocks
             row[k.P_RANK] = 2 * self.depth[population.name] + 1
             row[k.P_REGISTER] = self._claim(population)
             row[k.P_FIRST_OUT] = self.whole.add(np.array(outgoing))
@@ -522,7 +543,7 @@ class _Builder:
         """
         depth = self.depth[target.name]
         start = self.claimed.get(depth, 0)
-        self.claimed[depth] = start + target.size * _receptors(target)
+        self.claimed[depth] = start + _in_blocks(target.size * _receptors(target))
         return start
 
     # ---------------------------------------------------------------------------------------------- populations
@@ -566,9 +587,11 @@ class _Builder:
         )
         subtract, value = neuron.subtracts, neuron.reset_value
         one_set = all(np.ndim(x) == 0 for x in (threshold, subtract, value, neuron.v0, neuron.gain, alpha))
-        unusual = k.FLAG_MULTI | k.FLAG_LATE_RESET | k.FLAG_LEAK_AFTER | k.FLAG_FLOOR | k.FLAG_READOUT
+        unusual = k.FLAG_LATE_RESET | k.FLAG_LEAK_AFTER | k.FLAG_READOUT
+        if population.shape[0] % k.BLOCK or neuron.reset != "subtract":
+            unusual |= k.FLAG_MULTI | k.FLAG_FLOOR  # only blocks know them
         plain = neuron.refractory == 0 and not np.any(rest) and not isinstance(cell, Synapse)
-        fast = one_set and not flags & unusual and plain
+        fast = one_set and np.ndim(floor) == 0 and not flags & unusual and plain
         if fast:  # u <- keep u - less
             value, subtract = {
                 "subtract": (1.0, subtract),
@@ -670,7 +693,7 @@ class _Builder:
         if c.scale is not None:
             row[k.C_SCALE] = self.real.add(c.scale[: self.ticks])
         if row[k.C_ANALOG]:
-            row[k.C_REGISTER], self.lasting = self.lasting, self.lasting + target.size
+            row[k.C_REGISTER], self.lasting = self.lasting, self.lasting + _in_blocks(target.size)
         elif c.scale is not None:
             row[k.C_REGISTER] = self._claim(target)
         pools = any(isinstance(m, Pool | AdaptivePool) for m in (*c.before, *c.after))
@@ -707,6 +730,11 @@ class _Builder:
         row[k.C_WEIGHT] = self.real.add(weight if common is None else weight * common)
         fan = np.bincount(chain.source, minlength=positions(source.shape))
         self._pointers(row, fan, chain.target)
+        every = np.arange(positions(source.shape))
+        itself = before.shape == after.shape == source.shape and all(np.array_equal(a, every) for a in chain[:2])
+        origin = self.pop[row[k.C_SOURCE]]
+        if itself and origin[k.P_KIND] == k.KIND_FAST and origin[k.P_CHANNELS] % k.BLOCK == 0:
+            row[k.C_SAME] = origin[k.P_LISTED] = 1
         row[k.C_FAN] = self.whole.add(fan)
         if np.any(weight == 0):
             row[k.C_EFFECTIVE] = self.whole.add(fan[:, None] * (weight != 0))
@@ -741,6 +769,7 @@ class _Builder:
         if common is None:
             row[k.C_COEFFICIENT] = self.real.add(coefficient)
         self._pointers(row, counts, start, first, length)
+        row[k.C_ALIKE] = self.whole.add(_alike(counts, length))
         source_positions = positions(source.shape)
         fan = np.bincount(main.source, minlength=source_positions) * out
         row[k.C_FAN] = self.whole.add(fan)
@@ -856,6 +885,19 @@ class _Builder:
         base = self.runs.size // 3
         row[k.C_POINTER] = self.whole.add(base + np.concatenate([[0], np.cumsum(counts)]))
         self.runs.add(runs)
+
+
+def _alike(counts: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """What C_ALIKE says of every source position. counts: runs of each; length: of every run."""
+    found = np.zeros(len(counts), np.int64)
+    begin = np.cumsum(counts) - counts
+    for few in (2, 3):
+        places = np.flatnonzero(counts == few)
+        own = length[begin[places, None] + np.arange(few)]
+        same = np.all(own == own[:, :1], axis=1)
+        by_48, by_32 = own[:, 0] * (own[:, 0] % 48 == 0), -own[:, 0] * (own[:, 0] % 32 == 0)
+        found[places] = same * np.where(by_48 > 0, by_48, by_32)
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------- tap lists

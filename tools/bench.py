@@ -51,7 +51,7 @@ import torch
 from numba import njit
 
 import eventsnn as es
-from eventsnn import kernels_async, kernels_sync, runs
+from eventsnn import kernels_async, kernels_sync, runs, wiring
 from eventsnn.cli import packaged
 from eventsnn.network import Connection, Conv, Dense, Identity, Network, Population
 from eventsnn.neurons import IF, LIF, Input, Integrator
@@ -213,8 +213,9 @@ def stream_limit(channels: int) -> tuple[Callable[[], None], int]:
                 if at > 2048 - length:
                     at = 0
 
-    rows, numbers = np.ones(65536, np.float32), np.arange(count, dtype=np.int32)
-    accumulator = np.zeros(2048, np.float32)
+    rows, numbers = wiring.aligned(65536, np.float32), np.arange(count, dtype=np.int32)
+    rows[:] = 1
+    accumulator = wiring.aligned(2048, np.float32)
     passes = (
         1000  # long enough, 7 ms, for others' turns on the core to fall on it as they fall on what it is held against
     )
