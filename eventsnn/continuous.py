@@ -19,7 +19,8 @@ from eventsnn.network import Network, Sparse, spread
 from eventsnn.neurons import IF, LI, LIF, Gate, Relay, Synapse
 from eventsnn.store import network_hash
 from eventsnn.watchdog import Fixed, Policy, StopReason
-from eventsnn.wiring import Pace, Wiring, channels_last, time_of, whole_microseconds, wire
+from eventsnn.wiring import Wiring, channels_last, whole_microseconds, wire
+from eventsnn.wiring_async import Pace, time_of
 
 ANSWERS = 1 << 12  # answers a worker holds before it hands them over
 TOGETHER = 256  # events of one position that are delivered together

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eventsnn import __version__, continuous, conventions, report
+from eventsnn import __version__, clocked, conventions, report
 from eventsnn.arrays import Store, open_arrays
 from eventsnn.energy import BY_TICK, counts_by_tick
 from eventsnn.inputs import EVENT, TIMED_EVENT, digest
@@ -100,7 +100,7 @@ def planned(job: Job, facts: report.Facts, parts: Sequence[range]) -> dict[str, 
     if job.labels is not None:
         content.update(job.labels.astype("<i8").tobytes())
     timed: dict[str, Any] = {}
-    if isinstance(worker, continuous.Worker):
+    if not isinstance(worker, clocked.Worker):
         made = worker.made
         timed = {"start": worker.start, "duration": worker.end - worker.start, "ties": made.ties}
         timed |= {"pulse": made.pulse, "bias_period": made.bias_period}

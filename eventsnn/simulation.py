@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from eventsnn import clocked, continuous
+from eventsnn import clocked
 from eventsnn import kernels_sync as k
 from eventsnn.clocked import CODES, Sample
 from eventsnn.inputs import (
@@ -40,6 +40,9 @@ from eventsnn.watchdog import (
     stably_right,
 )
 from eventsnn.wiring import Wiring, channels_last, fan_out, whole_microseconds, wire
+
+if TYPE_CHECKING:
+    from eventsnn import continuous  # as are its imports below: a run of whole ticks starts without its kernels
 
 COUNTS = ("spikes", "connections", "sources")
 TIES = ("together", "serial")
@@ -355,6 +358,8 @@ def prepare(
     slower = network.with_layer_delay(layer_delay) if layer_delay else network
     start = end = 0.0
     if timed:
+        from eventsnn import continuous
+
         continuous.check(slower, bias_period=bias_period, pulse=pulse)
         assert network.tick_seconds is not None
         if state is not None:
@@ -663,11 +668,13 @@ def pack(job: Job, results: list[Sample], part: range, seconds: float = 0.0) -> 
         else {"file": known.file, "samples": len(known.digests), "overlap": known.overlap(digests)},
         seconds=seconds,
     )
-    return _in_time(run, worker, results) if isinstance(worker, continuous.Worker) else run
+    return run if isinstance(worker, clocked.Worker) else _in_time(run, worker, results)
 
 
 def _in_time(run: Run, worker: continuous.Worker, results: list[Sample]) -> Run:
     """A run of whole ticks, with what continuous time alone has."""
+    from eventsnn import continuous
+
     made, answers = worker.made, _answers(results, worker)
     standing = None
     if worker.keep and all(s.state is not None for s in results):
@@ -688,14 +695,14 @@ def _in_time(run: Run, worker: continuous.Worker, results: list[Sample]) -> Run:
 
 def _as_run(neuron: Neuron, worker: clocked.Worker | continuous.Worker) -> Neuron:
     """A neuron as the account knows it: in continuous time most soft resets repeat (`IF.repeats`)."""
-    if isinstance(worker, continuous.Worker) and isinstance(neuron, IF) and neuron.repeats:
+    if not isinstance(worker, clocked.Worker) and isinstance(neuron, IF) and neuron.repeats:
         return replace(neuron, multi_spike=True)
     return neuron
 
 
 def _stopped(reason: np.ndarray, worker: clocked.Worker | continuous.Worker) -> np.ndarray:
     """(N,) whether a sample was stopped by a question; fixed:T ends a run in continuous time between two instants."""
-    ended = [int(StopReason.HORIZON)] + [int(StopReason.TICKS)] * isinstance(worker, continuous.Worker)
+    ended = [int(StopReason.HORIZON)] + [int(StopReason.TICKS)] * (not isinstance(worker, clocked.Worker))
     return ~np.isin(reason, ended)
 
 

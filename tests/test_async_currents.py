@@ -35,7 +35,7 @@ from test_async_exact import (
     train,
 )
 
-from eventsnn import wiring
+from eventsnn import wiring_async
 from eventsnn.network import Connection, Dense, Identity, Network, Population, Sparse
 from eventsnn.neurons import IF, LI, LIF, CubaLI, CubaLIF, Input, Relay
 from eventsnn.simulation import simulate
@@ -599,7 +599,7 @@ def few(kind: str):
     """Has neurons that are alike treated as large populations of them."""
     with pytest.MonkeyPatch.context() as patch:
         if kind == "alike":
-            patch.setattr(wiring, "FEW", 1)
+            patch.setattr(wiring_async, "FEW", 1)
         yield
 
 
