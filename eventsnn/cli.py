@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from dataclasses import asdict, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -36,6 +37,7 @@ app.add_typer(plot_app, name="plot")
 
 CIFAR_SHAPE = (3, 32, 32)
 CONVERTED_TICKS = 64  # of a converted network, unless it is told
+DRAWN_EVENTS = 2**20  # in the figure of a run; the busiest populations are left out of it, and it says so
 
 # options that several commands have
 Keys = Annotated[
@@ -199,7 +201,12 @@ def simulate(
 
     def first() -> Run:
         one = samples.first(1)
-        return run_samples(network, one.inputs, one.labels, record="spikes", **options)
+        counted = run_samples(network, one.inputs, one.labels, **options).ledger
+        names = sorted(counted.populations, key=lambda name: int(counted.spikes(name)[0]))
+        totals = accumulate(int(counted.spikes(name)[0]) for name in names)
+        drawn = [name for name, events in zip(names, totals, strict=True) if events <= DRAWN_EVENTS]
+        all_of_them = len(drawn) == len(names)
+        return run_samples(network, one.inputs, one.labels, record="spikes" if all_of_them else drawn, **options)
 
     with _progress(len(samples), facts.network_name) as advance:
         job = prepare(

@@ -195,7 +195,7 @@ class Worker:
                 buckets=np.zeros((ring, int(w.plan.misc[k.M_RANKS]), 2), int64),
                 entries=np.zeros((w.queue_entries, 3), int64),
                 waiting=np.zeros(ring, int64),
-                clock=np.zeros((2, populations), int64),
+                clock=np.zeros((3, populations), int64),
                 at=np.zeros(k.A_COLUMNS, int64),
             ),
             batch=k.Batch(

@@ -60,6 +60,7 @@ _inlined = njit(nogil=True, error_model="numpy", _nrt=False, forceinline=True)
     P_RECEPTORS,  # synaptic currents of a neuron
     P_CURRENT,  # first of them in Cells.current, one block of units after the other
     P_LISTED,  # 1: the units of its events are listed, too
+    P_SELDOM,  # 1: a turn need only look at the positions that something arrived at
     # Neuron parameters, two columns each: where in Plan.real, and 0 for one number or 1 for one per unit.
     Q_ALPHA,
     _,
@@ -96,7 +97,7 @@ _inlined = njit(nogil=True, error_model="numpy", _nrt=False, forceinline=True)
     _,
     _,
     P_COLUMNS,
-) = range(65)
+) = range(66)
 SYN_ALPHA, SYN_GAIN, SYN_OLD, SYN_START, SYN_COLUMNS = 0, 2, 4, 6, 8  # columns from Q_CURRENT on
 
 NEVER = 2**62
@@ -152,7 +153,7 @@ MAIN, POOL = range(2)
 STRUCTURAL, UNITS, EFFECTIVE, PER_TICK, DELIVERED, DROPPED, KINDS = range(7)
 EVENTS, EVENT_UNITS, UPDATES, BIASES, POPULATION_COUNTS = range(5)  # last axis of Books.events
 REFRACTORY_UNTIL, OWED, TOUCHED = range(3)  # rows of Cells.extra
-LAST_TURN, SCHEDULED = range(2)  # rows of Queue.clock
+LAST_TURN, SCHEDULED, BUSY = range(3)  # rows of Queue.clock
 LINK, WHAT, SLOT = range(3)  # columns of Queue.entries
 HEAD, TAIL = range(2)
 G_POSITION, G_FIRST = range(2)  # columns of Batch.groups
@@ -173,7 +174,7 @@ G_POSITION, G_FIRST = range(2)  # columns of Batch.groups
 
 RUNNING, STOPPED, HORIZON, FULL, RUNAWAY = range(5)
 MAX_MULTIPLICITY = 1_000_000
-BLOCK = 16  # neurons that `_fire_blocks` takes at once
+BLOCK = 16  # neurons that `_fire_blocks` takes at once; of channels that are no multiple, eight
 
 
 class Plan(NamedTuple):
@@ -207,7 +208,7 @@ class Queue(NamedTuple):
     buckets: Any  # (ring, ranks, 2) int64: head and tail
     entries: Any  # (n, 3) int64: next entry, connection or population, the batch a delivery carries
     waiting: Any  # (ring,) int64: entries per tick
-    clock: Any  # (2, populations) int64: last turn, latest turn queued
+    clock: Any  # (3, populations) int64: last turn, latest turn queued, 0 if nothing but arrivals can change a neuron
     at: Any  # (A_COLUMNS,) int64: where the run stands, so that it can be left and entered again
 
 
@@ -397,8 +398,8 @@ _mac_16, _mac_1 = (_accumulate(width, 1, True) for width in (16, 1))
 _add_3x48, _add_3x32, _add_2x48, _add_2x32 = (_accumulate_runs(runs, count) for runs in (3, 2) for count in (3, 2))
 
 
-def _fire_block(driven: bool) -> Any:
-    """An intrinsic: sixteen neurons take their input, fire and reset. Gives the bits of those that fired.
+def _fire_block(width: int, driven: bool) -> Any:
+    """An intrinsic: `width` neurons take their input, fire and reset. Gives the bits of those that fired.
 
     u = max(alpha v + gain (register + constant), floor); v <- keep u - less where u >= fire, else u; register <- 0.
     Without the constant where `driven` is not. A plain loop has to leave bytes for another one to gather.
@@ -410,7 +411,7 @@ def _fire_block(driven: bool) -> Any:
             data = {i: context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 2, 4)}
             element = context.get_data_type(signature.args[0].dtype)
             align = 4 if isinstance(element, ir.FloatType) else 8
-            vector, half = ir.VectorType(element, 16), ir.IntType(32)
+            vector, half = ir.VectorType(element, width), ir.IntType(32)
             undefined = ir.Constant(vector, ir.Undefined)
 
             def place(array, index):
@@ -423,7 +424,7 @@ def _fire_block(driven: bool) -> Any:
 
             def spread(number):
                 single = builder.insert_element(undefined, number, half(0))
-                return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(half, 16), [0] * 16))
+                return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(half, width), [0] * width))
 
             alpha, gain, floor, least, keep, less = (spread(number) for number in arguments[6:])
             membrane, arrived = place(0, 1), place(2, 3)
@@ -436,7 +437,7 @@ def _fire_block(driven: bool) -> Any:
             after = builder.select(fired, builder.fsub(builder.fmul(keep, u), less), u)
             builder.store(after, membrane).align = align
             builder.store(ir.Constant(vector, None), arrived).align = align
-            return builder.zext(builder.bitcast(fired, ir.IntType(16)), ir.IntType(64))
+            return builder.zext(builder.bitcast(fired, ir.IntType(width)), ir.IntType(64))
 
         i, number = types.intp, v.dtype
         return types.int64(v, i, register, i, real, i, number, number, number, number, number, number), generate
@@ -444,7 +445,8 @@ def _fire_block(driven: bool) -> Any:
     return fire
 
 
-_fire_driven, _fire_free = _fire_block(True), _fire_block(False)
+_fire_driven, _fire_free = _fire_block(16, True), _fire_block(16, False)
+_fire_driven_8, _fire_free_8 = _fire_block(8, True), _fire_block(8, False)
 
 
 @intrinsic
@@ -487,6 +489,16 @@ def _add_four_rows(typing_context, target, at, weight, channel, event, row, offs
 
     i = types.intp
     return types.void(target, i, weight, channel, i, i, i, i), generate
+
+
+@intrinsic
+def _lowest(typing_context, word):
+    """The number of the lowest bit that is set, of a word that is not 0."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), generate
 
 
 @intrinsic
@@ -1099,49 +1111,99 @@ def _gather(plan, cells, p, tick):
 
 
 @_inlined
-def _fire_blocks(plan, cells, batch, p, tick, g0, e0):
-    """`_fire_fast` and `_pack` in one pass, sixteen channels at a time, with a floor and several spikes in a turn.
+def _fire_position(cells, batch, real, position, constant, event, place, numbers):
+    """A position's neurons fire, sixteen and eight at a time. Returns the next event, or -1 when a neuron runs away.
 
-    Returns (groups, events), or (-1, 0) when a neuron runs away. How often a neuron fired is left in its register.
+    constant: where theirs begins in `Plan.real`, or -1. How often a neuron fired is left in its register.
     """
-    pop, real, v, register = plan.pop[p], plan.real, cells.v, cells.register
-    groups, channel, channels = batch.groups, batch.channel, pop[P_CHANNELS]
-    alpha, gain, fire, floor = real[pop[Q_ALPHA]], real[pop[Q_GAIN]], real[pop[Q_FIRE]], real[pop[Q_FLOOR]]
-    keep, less = real[pop[Q_RESET]], real[pop[Q_AMOUNT]]
-    driven, constant = pop[P_CONST] >= 0, pop[P_CONST] + pop[P_CONST_STRIDE] * tick
-    step = channels if pop[P_CONST_LENGTH] == pop[P_SIZE] else 0  # else every position has the same
-    unit, arrived, own = pop[P_UNIT], pop[P_REGISTER], 0
-    listed, several = pop[P_LISTED] != 0, pop[P_FLAGS] & FLAG_MULTI != 0
+    v, register, channel = cells.v, cells.register, batch.channel
+    channels, unit, arrived, listed, several = place  # read once: to the compiler every store may change a table
+    own, before = position * channels, event
+    unit, arrived = unit + own, arrived + own
+    alpha, gain, floor, fire, keep, less = numbers
+    for k in range(0, channels - 15, 16):
+        if constant >= 0:
+            bits = _fire_driven(
+                v, unit + k, register, arrived + k, real, constant + k, alpha, gain, floor, fire, keep, less
+            )
+        else:
+            bits = _fire_free(v, unit + k, register, arrived + k, real, 0, alpha, gain, floor, fire, keep, less)
+        low, high = bits & 255, bits >> 8
+        middle = event + _COUNT[low]
+        _unpack_byte(channel, event, _BITS, low, k)
+        _unpack_byte(channel, middle, _BITS, high, k + 8)
+        if listed:
+            _unpack_byte(batch.unit, event, _BITS, low, own + k)
+            _unpack_byte(batch.unit, middle, _BITS, high, own + k + 8)
+        event = middle + _COUNT[high]
+    if channels % 16 != 0:
+        k = channels - 8
+        if constant >= 0:
+            bits = _fire_driven_8(
+                v, unit + k, register, arrived + k, real, constant + k, alpha, gain, floor, fire, keep, less
+            )
+        else:
+            bits = _fire_free_8(v, unit + k, register, arrived + k, real, 0, alpha, gain, floor, fire, keep, less)
+        _unpack_byte(channel, event, _BITS, bits, k)
+        if listed:
+            _unpack_byte(batch.unit, event, _BITS, bits, own + k)
+        event += _COUNT[bits]
+    if several:
+        for n in range(before, event):
+            times, u = 1, v[unit + channel[n]]
+            while u >= fire:
+                u -= less
+                times += 1
+                if times > MAX_MULTIPLICITY:
+                    return -1
+            v[unit + channel[n]], register[arrived + channel[n]] = u, times
+    return event
+
+
+@_inlined
+def _fire_blocks(plan, cells, batch, p, tick, g0, e0, reached):
+    """`_fire_fast` and `_pack` in one pass, with a floor and several spikes in a turn.
+
+    reached: only positions that something arrived at, which is enough where nothing else changes a neuron. Returns
+    (groups, events), or (-1, 0) when a neuron runs away.
+    """
+    pop, real, groups = plan.pop[p], plan.real, batch.groups
+    numbers = (
+        real[pop[Q_ALPHA]],
+        real[pop[Q_GAIN]],
+        real[pop[Q_FLOOR]],
+        real[pop[Q_FIRE]],
+        real[pop[Q_RESET]],
+        real[pop[Q_AMOUNT]],
+    )
+    channels, listed, several = pop[P_CHANNELS], pop[P_LISTED] != 0, pop[P_FLAGS] & FLAG_MULTI != 0
+    place = (channels, pop[P_UNIT], pop[P_REGISTER], listed, several)
     group, event = g0, e0
-    for position in range(pop[P_SIZE] // channels):
-        before = event
-        for k in range(0, channels, BLOCK):
-            if driven:
-                bits = _fire_driven(
-                    v, unit + k, register, arrived + k, real, constant + k, alpha, gain, floor, fire, keep, less
-                )
-            else:
-                bits = _fire_free(v, unit + k, register, arrived + k, real, 0, alpha, gain, floor, fire, keep, less)
-            low, high = bits & 255, bits >> 8
-            middle = event + _COUNT[low]
-            _unpack_byte(channel, event, _BITS, low, k)
-            _unpack_byte(channel, middle, _BITS, high, k + 8)
-            if listed:
-                _unpack_byte(batch.unit, event, _BITS, low, own + k)
-                _unpack_byte(batch.unit, middle, _BITS, high, own + k + 8)
-            event = middle + _COUNT[high]
-        if several:
-            for n in range(before, event):
-                times, u = 1, v[unit + channel[n]]
-                while u >= fire:
-                    u -= less
-                    times += 1
-                    if times > MAX_MULTIPLICITY:
-                        return -1, 0
-                v[unit + channel[n]], register[arrived + channel[n]] = u, times
-        groups[group, G_POSITION], groups[group, G_FIRST] = position, before
-        group += event > before
-        unit, arrived, own, constant = unit + channels, arrived + channels, own + channels, constant + step
+    if reached:
+        for word in range(_words(pop)):
+            marks = cells.spots[pop[P_TOUCH] + word]
+            while marks != 0:
+                position = 64 * word + _lowest(marks)
+                marks &= marks - 1
+                before = event
+                event = _fire_position(cells, batch, real, position, -1, before, place, numbers)
+                if event < 0:
+                    return -1, 0
+                groups[group, G_POSITION], groups[group, G_FIRST] = position, before
+                group += event > before
+    else:
+        constant = pop[P_CONST] + pop[P_CONST_STRIDE] * tick if pop[P_CONST] >= 0 else -1
+        step = 0  # every position has the same
+        if pop[P_CONST] >= 0 and pop[P_CONST_LENGTH] == pop[P_SIZE]:
+            step = channels
+        for position in range(pop[P_SIZE] // channels):
+            before = event
+            event = _fire_position(cells, batch, real, position, constant, before, place, numbers)
+            if event < 0:
+                return -1, 0
+            groups[group, G_POSITION], groups[group, G_FIRST] = position, before
+            group += event > before
+            constant += step
     groups[group, G_FIRST] = event
     return group - g0, event - e0
 
@@ -1403,7 +1465,7 @@ def _turn(plan, state, p, tick):
     queue.clock[LAST_TURN, p] = tick
     if pop[P_LAST_IN] > pop[P_FIRST_IN]:
         _gather(plan, cells, p, tick)
-    blocks = kind == KIND_FAST and pop[P_CHANNELS] % BLOCK == 0
+    blocks = kind == KIND_FAST and pop[P_CHANNELS] % 8 == 0
     if kind == KIND_FAST:
         if flags & FLAG_LEAKS and elapsed > 1:
             _leak(plan, cells, p, elapsed)
@@ -1421,7 +1483,8 @@ def _turn(plan, state, p, tick):
         g0 = _slot_group(plan, p, slot)
         e0 = _slot_event(plan, p, slot)
         if blocks:
-            groups, events = _fire_blocks(plan, cells, batch, p, tick, g0, e0)
+            reached = _kept(books.taps) and pop[P_SELDOM] != 0 and queue.clock[BUSY, p] == 0
+            groups, events = _fire_blocks(plan, cells, batch, p, tick, g0, e0, reached)
             if groups < 0:
                 return False
         else:
@@ -1442,6 +1505,7 @@ def _turn(plan, state, p, tick):
         _announce(plan, cells, queue, books, p, tick, slot, batch, g0, g1)
         if not again and kind in (KIND_FAST, KIND_GENERAL):
             again = _still_busy(plan, cells, batch, p, tick, g0, g1)
+            queue.clock[BUSY, p] = again
     if pop[P_POTENTIAL] >= 0:
         for i in range(pop[P_SIZE]):
             books.potential[tick, pop[P_POTENTIAL] + i] = cells.v[pop[P_UNIT] + i]

@@ -12,3 +12,17 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+CONTINUOUS = {"test_async", "test_async_currents", "test_async_exact", "test_audit"}
+
+
+def pytest_collection_modifyitems(config, items):
+    """Where several processes run the tests, a file's stay in one: some of them draw from one generator, in order.
+
+    So do the files that are mostly about continuous time, whose kernels take a minute to compile: one process does it.
+    """
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            name = item.path.stem
+            item.add_marker(pytest.mark.xdist_group("continuous" if name in CONTINUOUS else name))

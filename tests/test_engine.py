@@ -146,6 +146,85 @@ def test_the_engine_is_the_naive_simulator(case, data):
     assert differences(run, results) == []
 
 
+WIDE = [8, 16, 24, 48]
+WIDE_NEURONS = {
+    "IF": IF(threshold=3.0, v0=1.5),
+    "above the threshold": IF(threshold=2.0, comparator="gt"),
+    "to a value": IF(threshold=2.0, reset="value", reset_value=-1.0),
+    "without reset": IF(threshold=6.0, reset="none"),
+    "more than it takes": IF(threshold=2.0, reset_amount=1.0),
+    "leaky": LIF(threshold=2.0, alpha=0.5),
+    "leaky, with a floor": LIF(threshold=2.0, alpha=0.5, v_min=-0.5),
+    "with a floor": IF(threshold=2.0, v_min=-1.0),
+    "pushed below its floor": IF(threshold=1.0, reset_amount=4.0, v_min=-1.0),
+    "several": IF(threshold=2.0, multi_spike=True),
+    "several, with a floor": IF(threshold=1.0, multi_spike=True, v_min=-1.0, gain=0.5),
+    "several, leaky": LIF(threshold=2.0, alpha=0.25, multi_spike=True),
+    "refractory": IF(threshold=2.0, refractory=1),
+}
+
+
+def wide_case(neuron: IF, channels: int, bias: str, encoding: str) -> Case:
+    """Convolutions at stride 1 and 2, a residual connection and a loop between layers of many channels."""
+    rng = np.random.default_rng(channels)
+
+    def weights(*shape):
+        return rng.choice([-1.0, 0.0, 0.0, 1.0, 2.0], shape)
+
+    def conv(inputs, outputs, stride=1):
+        return Conv(weights(outputs, inputs, 3, 3), (stride, stride), ((1, 1), (1, 1)), (1, 1))
+
+    grid = (channels, 3, 4)
+    biases = {"none": None, "by channel": weights(channels) / 4, "by unit": weights(*grid) / 4}[bias]
+    network = Network(
+        populations=(
+            Population("input", (2, 3, 4), Input()),
+            Population("a", grid, neuron),
+            Population("b", grid, neuron),
+            Population("c", (16, 2, 2), neuron),
+            Population("out", (3,), IF(threshold=4.0)),
+        ),
+        connections=(
+            Connection("input", "a", conv(2, channels), bias=biases),
+            Connection("a", "b", conv(channels, channels), bias=None if biases is None else -biases),
+            Connection("a", "b", Identity(weights(channels)), delay=1),
+            Connection("b", "a", Identity(-1.0), delay=2),
+            Connection("b", "c", conv(channels, 16, 2)),
+            Connection("c", "out", Dense(weights(3, 64)), before=(Flatten(),)),
+        ),
+        output="out",
+        encoding=encoding,
+        tick_seconds=1e-3,
+    )
+    ticks = 9
+    if encoding == "direct":
+        return Case(network, (rng.choice([-1.0, 0.0, 1.0], (2, 3, 4)),), 4)
+    busy = [0, 1, 2, 5, 8]  # and ticks in which nothing arrives
+    sample = sorted((int(t), int(u)) for t, u in zip(rng.choice(busy, 20), rng.integers(0, 24, 20), strict=True))
+    return Case(network, (sample, sample[::3]), ticks)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"), [(name, WIDE[(i + j) % 4]) for i, name in enumerate(WIDE_NEURONS) for j in (0, 1)]
+)
+def test_wide_layers_are_the_naive_simulator(name, channels):
+    """If this fails, layers that are updated and delivered by whole blocks of channels break a rule."""
+    number = [*WIDE_NEURONS].index(name) + WIDE.index(channels)
+    neuron, bias = WIDE_NEURONS[name], ("none", "none", "by channel", "by unit")[number % 4]
+    case = wide_case(neuron, channels, bias, "direct" if number % 5 == 4 else "events")
+    results = [naive.simulate(case.network, s, case.ticks, ("fixed",), 0) for s in case.samples]
+    bits = max(r.bits for r in results)
+    dtype = "float32" if number % 3 == 0 and bits <= MANTISSA["float32"] else "float64"
+    assert bits <= MANTISSA[dtype]
+    run = run_engine(case, dtype=dtype, record="spikes", watchdog=es.Fixed())
+    assert differences(run, results) == []
+    spikes = [int(run.ledger.spikes(name).sum()) for name in "abc"]
+    assert min(spikes) > 0
+    alone = run_engine(case, dtype=dtype, count="spikes", watchdog=es.Fixed())  # no account of what was reached
+    assert np.array_equal(alone.outputs, run.outputs)
+    assert [int(alone.ledger.spikes(name).sum()) for name in "abc"] == spikes
+
+
 def tie_network(**changes) -> Case:
     """Two inputs that bring a layer exactly to its threshold, now and again."""
     return tied(LIF(**{"threshold": 2.0, "v0": 0.0, "alpha": 0.5, "leak": "after", "v_min": -1.0, **changes}))

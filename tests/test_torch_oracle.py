@@ -374,7 +374,7 @@ def test_decimal_weights_part_at_rounding_ties_only(dtype):
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-@given(cases())
+@given(cases(full=True))
 def test_the_two_oracles_agree(case):
     """If this fails, the naive simulator and the stepper, written apart, read docs/semantics.md differently."""
     network, ticks = case.network, case.ticks
