@@ -18,12 +18,21 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-# Only what Python calls is cached; the rest is compiled into it. Python's error model would test every divisor. Without
-# Numba's runtime (`_nrt`) no array's references are counted, which cost more than the work itself at every call.
-_entry = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+# Python's error model would test every divisor. Without Numba's runtime (`_nrt`) no array's references are counted,
+# which cost more than the work itself at every call.
 _compiled = njit(nogil=True, error_model="numpy", _nrt=False)
 # A call hands over every array of every tuple, some 400 numbers: what is called for each event or batch is inlined.
 _inlined = njit(nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+
+
+def _entry(function: Any) -> Any:
+    """What Python calls, compiled and cached: beside this file, else in the user's cache folder, else not at all."""
+    options = {"nogil": True, "error_model": "numpy", "_nrt": False}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # neither folder can be written
+        return njit(**options)(function)
+
 
 # ------------------------------------------------------------------------------------------- layout of the tables
 

@@ -674,3 +674,17 @@ def test_an_audit_agrees_until_a_book_is_changed(command, counted):
     assert found["differing"] == 1
     assert "layers.csv, row conv, column spikes" in found["first"]
     assert command("audit", "r")[0] == 1
+
+
+def test_kernels_run_where_no_folder_can_be_written():
+    """If this fails, an installation that is read-only for a user without a home cannot even be imported."""
+    script = """
+import numba.core.caching as caching
+import numpy as np
+
+caching.CacheImpl._locator_classes = []  # as if no folder could be written
+from eventsnn import kernels_sync
+print(kernels_sync.best_class(np.array([1.0, 3.0, 2.0]), np.zeros(0)), type(kernels_sync.best_class._cache).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "(1, False) NullCache", "")
