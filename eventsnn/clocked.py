@@ -221,8 +221,8 @@ class Worker:
 
 
 def _account(shape: tuple[int, ...], kept: bool) -> np.ndarray:
-    """An account as the kernels take it: empty and of another dtype where it is not kept (`kernels_sync._kept`)."""
-    return np.zeros(shape, np.int64) if kept else np.zeros((0,) * len(shape), np.int8)
+    """An account as the kernels take it: empty where it is not kept."""
+    return np.zeros(shape if kept else (0,) * len(shape), np.int64)
 
 
 def _record(capacity: int) -> k.Record:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
 # Python's error model would test every divisor. Without Numba's runtime (`_nrt`) no array's references are counted,
 # which cost more than the work itself at every call.
@@ -233,8 +233,7 @@ class Batch(NamedTuple):
 class Books(NamedTuple):
     """What a sample leaves behind. All int64 but outputs, margins and potentials.
 
-    `taps` and `sources` may be left out: they are empty arrays of int8 then, and the kernels are compiled without what
-    fills them (`_kept`).
+    `taps` and `sources` may be left out: they are empty arrays then.
     """
 
     events: Any  # (populations, ticks, POPULATION_COUNTS): emitted; the same with multiplicity; neurons updated; biases
@@ -782,17 +781,6 @@ def _fan(plan, c, batch, g0, g1):
 # ----------------------------------------------------------------------------------------------------- the account
 
 
-def _kept(account: Any) -> bool:
-    """Whether an account is kept, known when the kernel is compiled: arrays of int64 are, those of int8 are empty."""
-    return account.dtype == np.int64
-
-
-@overload(_kept)
-def _compiled_kept(account):
-    kept = account.dtype == types.int64
-    return lambda account: kept
-
-
 @_compiled
 def _fan_units(plan, c, batch, g0, g1):
     """As `_fan`, with every event counted as often as its neuron fired: (structural, pool)."""
@@ -1058,11 +1046,11 @@ def _announce(plan, cells, queue, books, p, tick, slot, batch, g0, g1):
     """Book a batch that was just emitted and queue it on every outgoing connection."""
     if g1 == g0:
         return
-    if _kept(books.sources):
+    if books.sources.size > 0:
         _book_sources(plan, books, p, batch, g0, g1)
     for k in range(plan.pop[p, P_FIRST_OUT], plan.pop[p, P_LAST_OUT]):
         c = plan.whole[k]
-        if _kept(books.taps) and not plan.con[c, C_PLAIN]:
+        if books.taps.size > 0 and not plan.con[c, C_PLAIN]:
             _book_emitted(plan, cells, books, c, tick, batch, g0, g1)
         ring = (tick + plan.con[c, C_DELAY]) % plan.misc[M_RING]
         _push(queue, ring, plan.pop[plan.con[c, C_TARGET], P_RANK] - 1, c, slot)
@@ -1087,7 +1075,7 @@ def _arrive(plan, cells, queue, books, c, batch, g0, g1, tick):
     con = plan.con[c]
     graded = (plan.pop[con[C_SOURCE], P_FLAGS] & FLAG_GRADED) != 0
     added, dropped = _deliver(plan, cells, c, graded, batch, g0, g1, tick)
-    if _kept(books.taps):
+    if books.taps.size > 0:
         _book_arrived(plan, cells, queue, books, c, tick, batch, g0, g1, added, dropped)
     target = con[C_TARGET]
     _push_turn(queue, tick % plan.misc[M_RING], plan.pop[target, P_RANK], target, tick)
@@ -1492,7 +1480,7 @@ def _turn(plan, state, p, tick):
         g0 = _slot_group(plan, p, slot)
         e0 = _slot_event(plan, p, slot)
         if blocks:
-            reached = _kept(books.taps) and pop[P_SELDOM] != 0 and queue.clock[BUSY, p] == 0
+            reached = books.taps.size > 0 and pop[P_SELDOM] != 0 and queue.clock[BUSY, p] == 0
             groups, events = _fire_blocks(plan, cells, batch, p, tick, g0, e0, reached)
             if groups < 0:
                 return False
@@ -1518,7 +1506,7 @@ def _turn(plan, state, p, tick):
     if pop[P_POTENTIAL] >= 0:
         for i in range(pop[P_SIZE]):
             books.potential[tick, pop[P_POTENTIAL] + i] = cells.v[pop[P_UNIT] + i]
-    if _kept(books.taps) and kind != KIND_GENERAL:
+    if books.taps.size > 0 and kind != KIND_GENERAL:
         _book_turn(plan, cells, books, p, tick, batch, g0, g1)
     if again:
         _push_turn(queue, (tick + 1) % plan.misc[M_RING], pop[P_RANK], p, tick + 1)
@@ -1796,7 +1784,7 @@ def _left_in_flight(plan, state, feed):
             while entry >= 0:
                 c, slot = queue.entries[entry, WHAT], queue.entries[entry, SLOT]
                 batch, g0, g1 = _carried(plan, state, feed, c, slot)
-                if _kept(state.books.taps):
+                if state.books.taps.size > 0:
                     due = queue.at[A_TICK] + (ring - queue.at[A_TICK]) % plan.misc[M_RING]
                     _book_left(plan, state.books, c, due - plan.con[c, C_DELAY], batch, g0, g1)
                 entry = queue.entries[entry, LINK]
