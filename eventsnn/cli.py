@@ -37,7 +37,7 @@ app.add_typer(plot_app, name="plot")
 
 CIFAR_SHAPE = (3, 32, 32)
 CONVERTED_TICKS = 64  # of a converted network, unless it is told
-DRAWN_EVENTS = 2**20  # in the figure of a run; the busiest populations are left out of it, and it says so
+DRAWN_EVENTS = 2**19  # in the figure of a run; the busiest populations are left out of it, and it says so
 
 # options that several commands have
 Keys = Annotated[
