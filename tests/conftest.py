@@ -1,6 +1,16 @@
 """What several test files need of pytest itself."""
 
+import os
+from pathlib import Path
+
 import pytest
+
+import eventsnn
+
+# Processes that tests start run the package under test, with the kernels it has compiled, also where another copy is
+# installed.
+_ROOT = str(Path(eventsnn.__file__).resolve().parents[1])
+os.environ["PYTHONPATH"] = os.pathsep.join([_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @pytest.fixture(scope="module")
