@@ -201,12 +201,13 @@ def simulate(
 
     def first() -> Run:
         one = samples.first(1)
+        if sum(p.size for p in network.populations) * job.worker.ticks <= 8 * DRAWN_EVENTS:  # as one in eight fires
+            return run_samples(network, one.inputs, one.labels, record="spikes", **options)
         counted = run_samples(network, one.inputs, one.labels, **options).ledger
         names = sorted(counted.populations, key=lambda name: int(counted.spikes(name)[0]))
         totals = accumulate(int(counted.spikes(name)[0]) for name in names)
         drawn = [name for name, events in zip(names, totals, strict=True) if events <= DRAWN_EVENTS]
-        all_of_them = len(drawn) == len(names)
-        return run_samples(network, one.inputs, one.labels, record="spikes" if all_of_them else drawn, **options)
+        return run_samples(network, one.inputs, one.labels, record=drawn, **options)
 
     with _progress(len(samples), facts.network_name) as advance:
         job = prepare(
