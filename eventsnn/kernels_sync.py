@@ -183,7 +183,7 @@ G_POSITION, G_FIRST = range(2)  # columns of Batch.groups
 
 RUNNING, STOPPED, HORIZON, FULL, RUNAWAY = range(5)
 MAX_MULTIPLICITY = 1_000_000
-BLOCK = 16  # neurons that `_fire_blocks` takes at once; of channels that are no multiple, eight
+BLOCK, HALF = 16, 8  # neurons that `_fire_blocks` takes at once; its populations have a multiple of HALF channels
 
 
 class Plan(NamedTuple):
@@ -276,12 +276,15 @@ class Feed(NamedTuple):
 # --------------------------------------------------------------------------------------------------- vector blocks
 
 
-def _accumulate(width: int, count: int, graded: bool) -> Any:
-    """An intrinsic: `target[i : i + width * count] += sum over events of weights`, kept in vector registers.
+def _accumulate(width: int, count: int, graded: bool = False, runs: int = 1) -> Any:
+    """An intrinsic: `target[at : at + width * count] += sum over events of weights`, kept in vector registers.
 
     All events of one position meet the same target units. Holding these in registers while the events' weight rows are
     added saves the load and store of the target for every event but one; Numba cannot see that target and weights do
     not overlap, so a plain loop would go through memory each time. Additions happen event by event, as in that loop.
+
+    at, offset: tuples, one number for each of the `runs` that are added in the same loop. How many events a position
+    has is hard for the processor to guess; so it guesses once for all kernel rows.
     """
 
     @intrinsic
@@ -290,84 +293,22 @@ def _accumulate(width: int, count: int, graded: bool) -> Any:
             arrays = {
                 i: context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 2, 3, 4)
             }
-            at, first, last, row, offset = (arguments[i] for i in (1, 5, 6, 7, 8))
+            first, last, row = arguments[5:8]
+            at, offset = ([builder.extract_value(arguments[i], k) for k in range(runs)] for i in (1, 8))
             element = context.get_data_type(signature.args[0].dtype)
             align = 4 if isinstance(element, ir.FloatType) else 8
             vector, word = ir.VectorType(element, width), ir.IntType(64)
 
-            def block(base, index):
-                return builder.bitcast(builder.gep(base, [index]), vector.as_pointer())
-
-            places = [block(arrays[0], builder.add(at, word(k * width))) for k in range(count)]
-            start = [builder.load(place) for place in places]
-            for load in start:
-                load.align = align
-            before = builder.block
-            body, after = (builder.append_basic_block(name) for name in ("events", "done"))
-            builder.branch(body)  # the caller has at least one event
-            builder.position_at_end(body)
-            event = builder.phi(word)
-            event.add_incoming(first, before)
-            sums = [builder.phi(vector) for _ in range(count)]
-            number = builder.sext(builder.load(builder.gep(arrays[3], [event])), word)
-            source = builder.add(builder.mul(number, row), offset)
-            if graded:
-                lane = builder.load(builder.gep(arrays[4], [event]))
-                single = builder.insert_element(ir.Constant(vector, ir.Undefined), lane, ir.IntType(32)(0))
-                zeros = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
-                spread = builder.shuffle_vector(single, ir.Constant(vector, ir.Undefined), zeros)
-            total = []
-            for k in range(count):
-                load = builder.load(block(arrays[2], builder.add(source, word(k * width))))
-                load.align = align
-                total.append(builder.fadd(sums[k], builder.fmul(spread, load) if graded else load))
-            following = builder.add(event, word(1))
-            event.add_incoming(following, body)
-            for k in range(count):
-                sums[k].add_incoming(start[k], before)
-                sums[k].add_incoming(total[k], body)
-            builder.cbranch(builder.icmp_signed("<", following, last), body, after)
-            builder.position_at_end(after)
-            for k in range(count):
-                store = builder.store(total[k], places[k])
-                store.align = align
-            return context.get_dummy_value()
-
-        index = types.intp
-        return types.void(target, index, weight, channel, value, index, index, index, index), generate
-
-    return accumulate
-
-
-def _accumulate_runs(runs: int, count: int) -> Any:
-    """As `_accumulate(16, count, False)`, on two or three runs at once: the kernel rows that reach a target.
-
-    How many events a position has is hard for the processor to guess; this way it guesses once for all runs.
-    """
-
-    @intrinsic
-    def accumulate(typing_context, target, at, weight, channel, first, last, row, offset):
-        def generate(context, builder, signature, arguments):
-            base = {i: context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 2, 3)}
-            first, last, row = arguments[4:7]
-            element = context.get_data_type(signature.args[0].dtype)
-            align = 4 if isinstance(element, ir.FloatType) else 8
-            vector, word = ir.VectorType(element, 16), ir.IntType(64)
-
-            def unpacked(starts):
-                return [builder.extract_value(starts, k) for k in range(runs)]
-
-            def places(array, starts):
-                steps = [builder.add(start, word(16 * k)) for start in starts for k in range(count)]
-                return [builder.bitcast(builder.gep(array, [step]), vector.as_pointer()) for step in steps]
+            def places(base, starts):
+                steps = [builder.add(start, word(width * k)) for start in starts for k in range(count)]
+                return [builder.bitcast(builder.gep(base, [step]), vector.as_pointer()) for step in steps]
 
             def load(place):
                 found = builder.load(place)
                 found.align = align
                 return found
 
-            targets = places(base[0], unpacked(arguments[1]))
-            offsets = unpacked(arguments[7])
+            targets = places(arrays[0], at)
             start = [load(place) for place in targets]
             before = builder.block
             body, after = (builder.append_basic_block(name) for name in ("events", "done"))
@@ -376,10 +317,16 @@ def _accumulate_runs(runs: int, count: int) -> Any:
             event = builder.phi(word)
             event.add_incoming(first, before)
             sums = [builder.phi(vector) for _ in start]
-            number = builder.sext(builder.load(builder.gep(base[3], [event])), word)
+            number = builder.sext(builder.load(builder.gep(arrays[3], [event])), word)
             source = builder.mul(number, row)
-            rows = places(base[2], [builder.add(source, offset) for offset in offsets])
-            total = [builder.fadd(old, load(place)) for old, place in zip(sums, rows)]
+            rows = [load(place) for place in places(arrays[2], [builder.add(source, own) for own in offset])]
+            if graded:
+                lane = builder.load(builder.gep(arrays[4], [event]))
+                single = builder.insert_element(ir.Constant(vector, ir.Undefined), lane, ir.IntType(32)(0))
+                zeros = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
+                spread = builder.shuffle_vector(single, ir.Constant(vector, ir.Undefined), zeros)
+                rows = [builder.fmul(spread, weights) for weights in rows]
+            total = [builder.fadd(old, weights) for old, weights in zip(sums, rows)]
             following = builder.add(event, word(1))
             event.add_incoming(following, body)
             for old, begun, new in zip(sums, start, total):
@@ -391,19 +338,19 @@ def _accumulate_runs(runs: int, count: int) -> Any:
                 builder.store(new, place).align = align
             return context.get_dummy_value()
 
-        i = types.intp
-        several = types.UniTuple(i, runs)
-        return types.void(target, several, weight, channel, i, i, i, several), generate
+        index = types.intp
+        several = types.UniTuple(index, runs)
+        return types.void(target, several, weight, channel, value, index, index, index, several), generate
 
     return accumulate
 
 
 # Few widths: every one is compiled into every function that delivers. 96 and 48 are the kernel rows of 16, 32 and 64
 # channels.
-_add_96, _add_48, _add_16 = (_accumulate(16, count, False) for count in (6, 3, 1))
-_add_4, _add_1 = (_accumulate(width, 1, False) for width in (4, 1))
-_mac_16, _mac_1 = (_accumulate(width, 1, True) for width in (16, 1))
-_add_3x48, _add_3x32, _add_2x48, _add_2x32 = (_accumulate_runs(runs, count) for runs in (3, 2) for count in (3, 2))
+_add_96, _add_48, _add_16 = (_accumulate(16, count) for count in (6, 3, 1))
+_add_4, _add_1 = (_accumulate(width, 1) for width in (4, 1))
+_mac_16, _mac_1 = (_accumulate(width, 1, graded=True) for width in (16, 1))
+_add_3x48, _add_3x32, _add_2x48, _add_2x32 = (_accumulate(16, count, runs=runs) for runs in (3, 2) for count in (3, 2))
 
 
 def _fire_block(width: int, driven: bool) -> Any:
@@ -453,50 +400,8 @@ def _fire_block(width: int, driven: bool) -> Any:
     return fire
 
 
-_fire_driven, _fire_free = _fire_block(16, True), _fire_block(16, False)
-_fire_driven_8, _fire_free_8 = _fire_block(8, True), _fire_block(8, False)
-
-
-@intrinsic
-def _add_four_rows(typing_context, target, at, weight, channel, event, row, offset, length):
-    """`target[at : at + length] += the weight rows of events event .. event + 3`, one after the other; sixteens."""
-
-    def generate(context, builder, signature, arguments):
-        base = {i: context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 2, 3)}
-        at, event, row, offset, length = (arguments[i] for i in (1, 4, 5, 6, 7))
-        element = context.get_data_type(signature.args[0].dtype)
-        align = 4 if isinstance(element, ir.FloatType) else 8
-        vector, word = ir.VectorType(element, 16), ir.IntType(64)
-
-        def place(start, index):
-            return builder.bitcast(builder.gep(start, [index]), vector.as_pointer())
-
-        starts = []
-        for k in range(4):
-            number = builder.sext(builder.load(builder.gep(base[3], [builder.add(event, word(k))])), word)
-            starts.append(builder.gep(base[2], [builder.add(builder.mul(number, row), offset)]))
-        sums = builder.gep(base[0], [at])
-        before = builder.block
-        body, after = (builder.append_basic_block(name) for name in ("columns", "done"))
-        builder.branch(body)  # the caller has at least sixteen
-        builder.position_at_end(body)
-        i = builder.phi(word)
-        i.add_incoming(word(0), before)
-        total = builder.load(place(sums, i))
-        total.align = align
-        for start in starts:
-            load = builder.load(place(start, i))
-            load.align = align
-            total = builder.fadd(total, load)
-        builder.store(total, place(sums, i)).align = align
-        following = builder.add(i, word(16))
-        i.add_incoming(following, body)
-        builder.cbranch(builder.icmp_signed("<", following, length), body, after)
-        builder.position_at_end(after)
-        return context.get_dummy_value()
-
-    i = types.intp
-    return types.void(target, i, weight, channel, i, i, i, i), generate
+_fire_driven, _fire_free = _fire_block(BLOCK, True), _fire_block(BLOCK, False)
+_fire_driven_8, _fire_free_8 = _fire_block(HALF, True), _fire_block(HALF, False)
 
 
 @intrinsic
@@ -543,44 +448,24 @@ _BITS = _BITS.ravel()
 _GATHER = np.uint64(0x0102040810204080)  # times eight bytes of 0 or 1: their bits, in order, in the top byte
 
 
-LONG = 512  # weights in a row from which four rows are read side by side, each from its beginning to its end
-
-
-@_compiled
-def _add_long(register, start, weight, channel, first, last, row, offset, length):
-    """`_add_rows` for rows too long for the nearest cache, which the processor fetches ahead when read in one go."""
-    event, whole = first, length - length % 16
-    while last - event >= 4:
-        _add_four_rows(register, start, weight, channel, event, row, offset, whole)
-        event += 4
-    if event < last:
-        for i in range(0, whole, 16):
-            _add_16(register, start + i, weight, channel, register, event, last, row, offset + i)
-    for i in range(whole, length):
-        _add_1(register, start + i, weight, channel, register, first, last, row, offset + i)
-
-
 @_compiled
 def _add_rows(register, start, weight, channel, value, first, last, row, offset, length):
     """Add the weight rows of binary events first..last of one position onto `length` target units."""
-    if length >= LONG:
-        _add_long(register, start, weight, channel, first, last, row, offset, length)
-        return
     i = 0
     while length - i >= 96:
-        _add_96(register, start + i, weight, channel, value, first, last, row, offset + i)
+        _add_96(register, (start + i,), weight, channel, value, first, last, row, (offset + i,))
         i += 96
     if length - i >= 48:
-        _add_48(register, start + i, weight, channel, value, first, last, row, offset + i)
+        _add_48(register, (start + i,), weight, channel, value, first, last, row, (offset + i,))
         i += 48
     while length - i >= 16:
-        _add_16(register, start + i, weight, channel, value, first, last, row, offset + i)
+        _add_16(register, (start + i,), weight, channel, value, first, last, row, (offset + i,))
         i += 16
     while length - i >= 4:
-        _add_4(register, start + i, weight, channel, value, first, last, row, offset + i)
+        _add_4(register, (start + i,), weight, channel, value, first, last, row, (offset + i,))
         i += 4
     while i < length:
-        _add_1(register, start + i, weight, channel, value, first, last, row, offset + i)
+        _add_1(register, (start + i,), weight, channel, value, first, last, row, (offset + i,))
         i += 1
 
 
@@ -589,10 +474,10 @@ def _mac_rows(register, start, weight, channel, value, first, last, row, offset,
     """As `_add_rows`, every row multiplied by its event's value."""
     i = 0
     while length - i >= 16:
-        _mac_16(register, start + i, weight, channel, value, first, last, row, offset + i)
+        _mac_16(register, (start + i,), weight, channel, value, first, last, row, (offset + i,))
         i += 16
     while i < length:
-        _mac_1(register, start + i, weight, channel, value, first, last, row, offset + i)
+        _mac_1(register, (start + i,), weight, channel, value, first, last, row, (offset + i,))
         i += 1
 
 
@@ -600,27 +485,27 @@ def _mac_rows(register, start, weight, channel, value, first, last, row, offset,
 
 
 @_compiled
-def _add_alike(register, base, weight, weights, channel, first, last, row, runs, r, count, alike):
+def _add_alike(register, base, weight, weights, channel, value, first, last, row, runs, r, count, alike):
     """`_add_rows` on two or three runs of one length, see C_ALIKE."""
     t0, t1 = base + runs[r, R_TARGET], base + runs[r + 1, R_TARGET]
     w0, w1 = weights + runs[r, R_FIRST], weights + runs[r + 1, R_FIRST]
     if count == 2:
         if alike > 0:
             for i in range(0, alike, 48):
-                _add_2x48(register, (t0 + i, t1 + i), weight, channel, first, last, row, (w0 + i, w1 + i))
+                _add_2x48(register, (t0 + i, t1 + i), weight, channel, value, first, last, row, (w0 + i, w1 + i))
         else:
             for i in range(0, -alike, 32):
-                _add_2x32(register, (t0 + i, t1 + i), weight, channel, first, last, row, (w0 + i, w1 + i))
+                _add_2x32(register, (t0 + i, t1 + i), weight, channel, value, first, last, row, (w0 + i, w1 + i))
         return
     t2, w2 = base + runs[r + 2, R_TARGET], weights + runs[r + 2, R_FIRST]
     if alike > 0:
         for i in range(0, alike, 48):
             at, of = (t0 + i, t1 + i, t2 + i), (w0 + i, w1 + i, w2 + i)
-            _add_3x48(register, at, weight, channel, first, last, row, of)
+            _add_3x48(register, at, weight, channel, value, first, last, row, of)
     else:
         for i in range(0, -alike, 32):
             at, of = (t0 + i, t1 + i, t2 + i), (w0 + i, w1 + i, w2 + i)
-            _add_3x32(register, at, weight, channel, first, last, row, of)
+            _add_3x32(register, at, weight, channel, value, first, last, row, of)
 
 
 @_inlined
@@ -652,7 +537,8 @@ def _deliver_runs(plan, cells, c, graded, batch, g0, g1):
                 shift = group * con[C_GROUP_OUT]
             if alike != 0:
                 count = r1 - r0
-                _add_alike(register, base + shift, real, weights, channel, first, last, row, runs, r0, count, alike)
+                at = base + shift
+                _add_alike(register, at, real, weights, channel, value, first, last, row, runs, r0, count, alike)
                 added += count * abs(alike) * (last - first)
                 first = last
                 continue
@@ -1118,7 +1004,7 @@ def _fire_position(cells, batch, real, position, constant, event, place, numbers
     own, before = position * channels, event
     unit, arrived = unit + own, arrived + own
     alpha, gain, floor, fire, keep, less = numbers
-    for k in range(0, channels - 15, 16):
+    for k in range(0, channels - HALF, BLOCK):
         if constant >= 0:
             bits = _fire_driven(
                 v, unit + k, register, arrived + k, real, constant + k, alpha, gain, floor, fire, keep, less
@@ -1128,13 +1014,13 @@ def _fire_position(cells, batch, real, position, constant, event, place, numbers
         low, high = bits & 255, bits >> 8
         middle = event + _COUNT[low]
         _unpack_byte(channel, event, _BITS, low, k)
-        _unpack_byte(channel, middle, _BITS, high, k + 8)
+        _unpack_byte(channel, middle, _BITS, high, k + HALF)
         if listed:
             _unpack_byte(batch.unit, event, _BITS, low, own + k)
-            _unpack_byte(batch.unit, middle, _BITS, high, own + k + 8)
+            _unpack_byte(batch.unit, middle, _BITS, high, own + k + HALF)
         event = middle + _COUNT[high]
-    if channels % 16 != 0:
-        k = channels - 8
+    if channels % BLOCK != 0:
+        k = channels - HALF
         if constant >= 0:
             bits = _fire_driven_8(
                 v, unit + k, register, arrived + k, real, constant + k, alpha, gain, floor, fire, keep, less
@@ -1462,7 +1348,7 @@ def _turn(plan, state, p, tick):
     queue.clock[LAST_TURN, p] = tick
     if pop[P_LAST_IN] > pop[P_FIRST_IN]:
         _gather(plan, cells, p, tick)
-    blocks = kind == KIND_FAST and pop[P_CHANNELS] % 8 == 0
+    blocks = kind == KIND_FAST and pop[P_CHANNELS] % HALF == 0
     if kind == KIND_FAST:
         if flags & FLAG_LEAKS and elapsed > 1:
             _leak(plan, cells, p, elapsed)

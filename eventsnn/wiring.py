@@ -360,7 +360,7 @@ class _Builder:
         subtract, value = neuron.subtracts, neuron.reset_value
         one_set = all(np.ndim(x) == 0 for x in (threshold, subtract, value, neuron.v0, neuron.gain, alpha))
         unusual = k.FLAG_LATE_RESET | k.FLAG_LEAK_AFTER | k.FLAG_READOUT
-        if population.shape[0] % 8 or neuron.reset != "subtract":
+        if population.shape[0] % k.HALF or neuron.reset != "subtract":
             unusual |= k.FLAG_MULTI | k.FLAG_FLOOR  # only blocks know them
         plain = neuron.refractory == 0 and not np.any(rest) and not isinstance(cell, Synapse)
         fast = one_set and np.ndim(floor) == 0 and not flags & unusual and plain
@@ -508,7 +508,7 @@ class _Builder:
         every = np.arange(positions(source.shape))
         itself = before.shape == after.shape == source.shape and all(np.array_equal(a, every) for a in chain[:2])
         origin = self.pop[row[k.C_SOURCE]]
-        if itself and origin[k.P_KIND] == k.KIND_FAST and origin[k.P_CHANNELS] % 8 == 0:
+        if itself and origin[k.P_KIND] == k.KIND_FAST and origin[k.P_CHANNELS] % k.HALF == 0:
             row[k.C_SAME] = origin[k.P_LISTED] = 1
         row[k.C_FAN] = self.whole.add(fan)
         if np.any(weight == 0):

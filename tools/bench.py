@@ -208,7 +208,7 @@ def stream_limit(channels: int) -> tuple[Callable[[], None], int]:
             at = 0
             for row in range(count):
                 for part in range(0, length, width):
-                    add(accumulator, at + part, rows, number, accumulator, row, row + 1, length, part)
+                    add(accumulator, (at + part,), rows, number, accumulator, row, row + 1, length, (part,))
                 at += length
                 if at > 2048 - length:
                     at = 0
