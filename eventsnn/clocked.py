@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eventsnn import kernels_sync as k
-from eventsnn.inputs import EVENT, Events, encoded, normalised
+from eventsnn.inputs import EVENT, Events, encoded, prepared
 from eventsnn.network import Network
 from eventsnn.neurons import IF
 from eventsnn.watchdog import Policy, StopReason
@@ -84,21 +84,18 @@ class Worker:
         return {**self.__dict__, "spare": [], "blank": None}
 
     def compile(self) -> None:
-        """Compile the kernels, or load them from the cache, without running a sample."""
+        """Compile the kernels, or load them from the cache, without running a sample; once in a process."""
+        if self.blank is not None:
+            return
         state = self._state(1)
         self._kernel(state, self._feed_events(np.zeros(0, np.int64), np.zeros(0, np.int64)), 0, True)
         k.best_class(state.books.outputs[0], state.books.margins[0])
         self.blank = state.books
 
     def __call__(self, samples: np.ndarray | Events, first: int) -> list[Sample]:
-        """Run a chunk of samples: images as `inputs.arrange_images` gives them, or events. first: index of its first.
-
-        In a process that has not compiled the kernels yet they are compiled first.
-        """
-        if self.blank is None:
-            self.compile()
-        if not isinstance(samples, Events):
-            samples = normalised(samples, self.network, self.dtype if self.network.encoding == "direct" else "float64")
+        """Run a chunk of samples, events or images of `inputs.arrange_images`. first: index of the chunk's first."""
+        self.compile()
+        samples = prepared(samples, self.network, self.dtype)
         state = self.spare.pop() if self.spare else self._state(RECORD_CAPACITY)
         done = [self._run(state, samples, i, first) for i in range(len(samples))]
         self.spare.append(state)

@@ -14,7 +14,7 @@ import numpy as np
 from eventsnn import kernels_async as ka
 from eventsnn import kernels_sync as k
 from eventsnn.clocked import CODES, RECORD_CAPACITY, Sample
-from eventsnn.inputs import TIMED_EVENT, Events, latencies, normalised
+from eventsnn.inputs import TIMED_EVENT, Events, latencies, prepared
 from eventsnn.network import Network, Sparse, spread
 from eventsnn.neurons import IF, LI, LIF, Gate, Relay, Synapse
 from eventsnn.store import network_hash
@@ -230,7 +230,9 @@ class Worker:
         return {**self.__dict__, "spare": [], "blank": None}
 
     def compile(self) -> None:
-        """Compile the kernels, or load them from the cache, without running a sample."""
+        """Compile the kernels, or load them from the cache, without running a sample; once in a process."""
+        if self.blank is not None:
+            return
         state = self._state()
         if self._kernel(state, self._feed(None, 0), True) == ka.STALE:
             ka.run.recompile()
@@ -238,14 +240,9 @@ class Worker:
         self.blank = state.books
 
     def __call__(self, samples: np.ndarray | Events, first: int) -> list[Sample]:
-        """Run a chunk of samples: images as `inputs.arrange_images` gives them, or events. first: index of its first.
-
-        In a process that has not compiled the kernels yet they are compiled first.
-        """
-        if self.blank is None:
-            self.compile()
-        if not isinstance(samples, Events):
-            samples = normalised(samples, self.network, self.dtype if self.network.encoding == "direct" else "float64")
+        """Run a chunk of samples, events or images of `inputs.arrange_images`. first: index of the chunk's first."""
+        self.compile()
+        samples = prepared(samples, self.network, self.dtype)
         return [self._run(samples, i, first) for i in range(len(samples))]
 
     def no_answers(self) -> tuple[np.ndarray, ...]:

@@ -230,6 +230,13 @@ def normalised(arranged: np.ndarray, network: Network, dtype: str | type | np.dt
     return prepared
 
 
+def prepared(samples: np.ndarray | Events, network: Network, dtype: np.dtype) -> np.ndarray | Events:
+    """A chunk of a run's samples as its workers feed them: arranged images normalised, in float64 if to be encoded."""
+    if isinstance(samples, Events):
+        return samples
+    return normalised(samples, network, dtype if network.encoding == "direct" else "float64")
+
+
 def sample_digests(samples: np.ndarray | Events) -> np.ndarray:
     """(N, 6) uint8: the first bytes of a sha256 of each sample, by which it is known again in another file.
 

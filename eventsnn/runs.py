@@ -86,7 +86,7 @@ def open_folder(path: str | Path | None, network_name: str, plan: Mapping[str, A
             folder = _new_folder(network_name)
         (folder / PART).mkdir()
         if plan is not None:
-            _put_plan(folder, plan)
+            save_text(_json(plan), folder / PART / PLAN)
     except OSError as error:
         raise ValueError(
             f"run folder {path or 'runs'} cannot be written: {error.strerror}; choose another with --out"
@@ -132,7 +132,7 @@ def resume(folder: str | Path, plan: Mapping[str, Any], parts: Sequence[range]) 
     if not (folder / PART).is_dir():
         raise ValueError(f"{folder} holds no unfinished run; leave --resume out to begin one")
     if not (folder / PART / PLAN).exists():
-        _put_plan(folder, plan)  # it ended before it began
+        save_text(_json(plan), folder / PART / PLAN)  # it ended before it began
     was, now = _get_json(folder / PART / PLAN), json.loads(_json(plan))
     for name in {**now, **was}:
         if was.get(name) != now.get(name):
@@ -502,12 +502,6 @@ def _new_folder(network_name: str) -> Path:
 
 def _json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def _put_plan(folder: Path, plan: Mapping[str, Any]) -> None:
-    temporary = folder / PART / f"{PLAN}.new"
-    temporary.write_text(_json(plan), encoding="utf-8", newline="")
-    os.replace(temporary, folder / PART / PLAN)
 
 
 def _put_text(folder: Path, name: str, text: str) -> None:

@@ -218,8 +218,7 @@ class Job:
 
     def runs(self, parts: Sequence[range]) -> Generator[Run]:
         """The same, each part as a `Run` of its own, whose seconds are those it was waited for."""
-        if self.worker.blank is None:
-            self.worker.compile()
+        self.worker.compile()
         threads = self.scheduler is None and str(self.jobs).isdigit() and int(self.jobs) > 1
         since = time.perf_counter()
         for part, results in zip(parts, self.results(parts), strict=True):
@@ -230,8 +229,7 @@ class Job:
     def parts(self) -> list[range]:
         """The samples in consecutive chunks, cut by what their accounts take, whatever the number of workers."""
         worker, count = self.worker, len(self)
-        if worker.blank is None:
-            worker.compile()
+        worker.compile()
         assert worker.blank is not None
         each = sum(array.nbytes for array in worker.blank)
         units = sum(worker.network[name].size for name in self.recorded)

@@ -455,7 +455,7 @@ def test_the_table_is_what_the_cards_say(tmp_path):
 def test_bench_runs(tmp_path):
     """Every section, small and without data: figures with a median, a least and a most, and verdicts on the targets."""
     figures, picture = tmp_path / "bench.json", tmp_path / "bench.png"
-    environment = os.environ | {"EVENTSNN_DATA": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"EVENTSNN_DATA": str(tmp_path)}
     command = [sys.executable, ROOT / "tools" / "bench.py", "--quick", "--json", figures, "--figure", picture]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
