@@ -134,7 +134,7 @@ def check(network: Network, *, bias_period: float | None, pulse: float | None) -
         neuron, biased = p.neuron, any(c.target == p.name and c.bias is not None for c in network.connections)
         if isinstance(neuron, Gate):
             raise ValueError(
-                f"population {p.name!r} is a spiking max-pool, which waits for a tick's end; use mode sync"
+                f"population {p.name!r} is a gate (spiking max-pool), which waits for a tick's end; use mode sync"
             )
         if isinstance(neuron, Relay) and (biased or _sees_image(network, p.name)):
             raise ValueError(

@@ -259,7 +259,7 @@ def _population(p: Population, spelling: _Spelling) -> Node:
     if isinstance(neuron, Relay):
         return {"type": "Scale", "scale": np.ones(p.shape, np.float32)}
     if isinstance(neuron, Gate):
-        return {"type": "Threshold", "threshold": np.zeros(p.shape, np.float32)}
+        return {"type": "Threshold", "threshold": np.full(p.shape, neuron.level, np.float32)}
     node: Node = {}
     if isinstance(neuron, IF):
         node = {

@@ -511,7 +511,7 @@ def _check_population(population: Population) -> None:
     name, shape, neuron = population.name, population.shape, population.neuron
     if not 1 <= len(shape) <= 3 or any(n < 1 for n in shape):
         raise ValueError(f"population {name!r} has shape {shape}, wanted (C,), (C, L) or (C, H, W) of positive sizes")
-    if not isinstance(neuron, IF | LI):
+    if not isinstance(neuron, IF | LI | Gate):
         return
     for problem in neuron.problems():
         raise ValueError(f"population {name!r}: {problem}")
@@ -592,13 +592,13 @@ def _check_connection(network: Network, c: Connection) -> None:
     if isinstance(target.neuron, Gate):
         source = network[c.source].neuron
         pooled = all(isinstance(m, Pool) and m.kind == "sum" for m in (*c.before, *c.after))
-        unit = isinstance(c.op, Identity) and np.all(np.asarray(c.op.weight) == 1)
+        unit = isinstance(c.op, Identity) and np.ndim(c.op.weight) == 0 and abs(c.op.weight) == 1
         binary = isinstance(source, Gate) or (isinstance(source, IF) and not source.multi_spike)
         binary = binary or (isinstance(source, Input) and network.encoding != "direct")
         if not (pooled and unit and binary) or c.bias is not None or c.scale is not None or c.shift is not None:
             raise ValueError(
-                f"connection {c.label!r} into the max-pool {c.target!r}: wanted binary events through sum windows; "
-                "max-pooling of graded values is not supported"
+                f"connection {c.label!r} into the gate {c.target!r}: wanted binary events through sum windows, weight "
+                "1 or -1; max-pooling of graded values is not supported"
             )
     discards = (
         isinstance(target.neuron, IF) and target.neuron.refractory and target.neuron.refractory_input == "discard"

@@ -308,10 +308,27 @@ class Relay:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Gate:
-    """Spiking max-pool: forwards one binary event per unit whose arrivals in a tick sum to more than 0.
+    """Logic on binary events: a unit forwards one when its arrivals in a tick sum to more than `threshold`.
 
-    Fed by binary events through a window map of coefficient 1 this is the OR of the window, the maximum of its spikes.
+    Fed through a window map of coefficient 1 this is the OR of the window, the maximum of its spikes: a spiking
+    max-pool. With one connection of weight 1 from each of two populations, threshold 1 is their AND; with weights -1
+    and 1 and threshold 0, (not a) and b: the joins AND and IAND of SEW-ResNet (Fang et al., NeurIPS 2021).
+
+    threshold: one number, 0 or more, so that nothing is forwarded where nothing arrives; None: 0.
     """
+
+    threshold: float | None = field(default=None, metadata=LATER)
+
+    @property
+    def level(self) -> float:
+        """The threshold as a number."""
+        return 0.0 if self.threshold is None else float(self.threshold)
+
+    def problems(self) -> list[str]:
+        """What makes this gate impossible to run, one sentence each."""
+        if np.ndim(self.level) or not np.isfinite(self.level) or self.level < 0:
+            return [f"a gate's threshold is {self.threshold!r}, wanted one number, 0 or more"]
+        return []
 
 
 Neuron = Input | IF | LIF | CubaLIF | Integrator | LI | CubaLI | Relay | Gate

@@ -239,7 +239,7 @@ def _read(plan: Plan, node: Any) -> _Cell | None:
         return plan.cells[node.args[0]]
     varying = [source for source in node.all_input_nodes if source in plan.cells]
     first = node.all_input_nodes[0]
-    if first not in plan.cells or (len(varying) > 1 and name != "add"):
+    if first not in plan.cells or (len(varying) > 1 and name not in ("add", "subtract", "multiply")):
         raise _Refused(f"cannot carry over {describe(plan.root, node)}: wanted the layer first and constants behind it")
     arguments = _arguments(plan, node, name)
     if name == "pass" or (name == "dropout" and arguments["training"] is False):
@@ -560,23 +560,59 @@ def _reshape(plan: Plan, node: Any, a: dict[str, Any]) -> Signal:
     raise _Refused(f"it turns {old} into {new}; only flattening to (N, {math.prod(old[1:])}) is supported")
 
 
+def _operands(node: Any) -> list[Any]:
+    return [*node.args[:2], *(node.kwargs[k] for k in ("input", "other") if k in node.kwargs)]
+
+
 def _add(plan: Plan, node: Any, a: dict[str, Any]) -> Signal:
-    operands = [node.args[0], *node.args[1:2], *(node.kwargs[k] for k in ("input", "other") if k in node.kwargs)]
+    """A sum or, with the second operand negated, a difference."""
+    operands = _operands(node)
     numbers = [value for value in operands if not hasattr(value, "op")]
+    sign = -1.0 if operation(plan.root, node) == "subtract" else 1.0
     alpha = float(a["alpha"] if a["alpha"] is not None else 1)
     if numbers:
         if alpha != 1 or not isinstance(numbers[0], int | float):
             raise _Refused(f"it adds {numbers[0]!r}, wanted another layer or a number")
-        channels = plan.signal(node.all_input_nodes[0]).shape[0]
-        return _affine(plan, node, np.ones(channels), np.full(channels, float(numbers[0])))
+        ones = np.ones(plan.signal(node.all_input_nodes[0]).shape[0])
+        first, second = (1.0, sign) if numbers[0] is operands[0] else (sign, 1.0)  # of the number, of the layer
+        return _affine(plan, node, second * ones, first * float(numbers[0]) * ones)
     if not all(operand in plan.cells for operand in operands):
         raise _Refused("it adds a constant tensor, wanted another layer or a number")
     one, other = (plan.signal(operand) for operand in operands)
     if one.shape != other.shape or one.flat != other.flat:
         raise _Refused(f"it adds shapes {one.shape} and {other.shape}, wanted the same shape on both sides")
-    if alpha != 1:
-        other = _scaled(other, alpha)
+    if sign * alpha != 1:
+        other = _scaled(other, sign * alpha)
     return replace(one, terms=one.terms + other.terms)
+
+
+def _join(plan: Plan, node: Any) -> Signal:
+    """The product of two layers' spikes, as a gate: a * b or (1 - a) * b, AND and IAND of SEW (Fang et al. 2021)."""
+    one, other = (plan.signal(operand) for operand in _operands(node))
+    if one.shape != other.shape or one.flat != other.flat:
+        raise _Refused(f"it multiplies shapes {one.shape} and {other.shape}, wanted the same shape on both sides")
+    terms, negated = [], 0
+    for signal in (one, other):
+        term = signal.terms[0]
+        layer = plan.layers[term.source]
+        binary = (
+            layer.kind in ("spiking", "gate") and layer.amplitude == 1 and not getattr(layer.neuron, "multi_spike", 0)
+        )
+        plain = isinstance(term.op, Identity) and not (term.before or term.after or term.scale is not None)
+        weight, bias = np.asarray(term.op.weight), 0.0 if term.bias is None else term.bias
+        sign = float(weight.flat[0])
+        if len(signal.terms) > 1 or not (binary and plain and abs(sign) == 1 and np.all(weight == sign)):
+            raise _Refused("only spikes are multiplied, a * b or (1 - a) * b: put it directly behind neurons")
+        if not np.all(np.asarray(bias) == (sign < 0)):
+            raise _Refused("a layer is multiplied with others only as it is or as 1 - layer")
+        terms.append(Term(term.source, op=Identity(sign)))
+        negated += sign < 0
+    if negated == 2:
+        raise _Refused("(1 - a) * (1 - b) is 1 where nothing spikes, which no event can bring")
+    name = _fresh(plan, label_of(plan.root, node))
+    neuron = Gate(threshold=None if negated else 1.0)
+    plan.layers[name] = Layer(name, one.shape, "gate", tuple(terms), node, None, neuron)
+    return Signal((Term(name),), one.shape, one.flat)
 
 
 def _scaled(signal: Signal, factor: float) -> Signal:
@@ -595,6 +631,8 @@ def scaled(op: Operation, factor: float) -> Operation:
 
 
 def _scale(plan: Plan, node: Any, a: dict[str, Any]) -> Signal:
+    if all(operand in plan.cells for operand in _operands(node)):
+        return _join(plan, node)
     divides = operation(plan.root, node) == "divide"
     turned = not divides and isinstance(node.args[0], int | float)  # 2 * x
     number = node.args[0] if turned else a["other"]
@@ -688,6 +726,7 @@ _HANDLERS: dict[str, Callable[[Plan, Any, dict[str, Any]], Signal]] = {
     "mean": _mean,
     "reshape": _reshape,
     "add": _add,
+    "subtract": _add,
     "multiply": _scale,
     "divide": _scale,
     "getitem": _getitem,

@@ -295,6 +295,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "mean": ("dim", "keepdim"),
     "reshape": (),
     "add": ("other", "alpha"),
+    "subtract": ("other", "alpha"),
     "multiply": ("other",),
     "divide": ("other",),
     "getitem": ("index",),
@@ -340,6 +341,7 @@ def _vocabulary() -> tuple[tuple[tuple[type, str], ...], dict[Any, str], dict[st
         operator.getitem: "getitem",
         operator.add: "add",
         operator.iadd: "add",
+        operator.sub: "subtract",
         operator.mul: "multiply",
         operator.imul: "multiply",
         operator.truediv: "divide",
@@ -357,6 +359,7 @@ def _vocabulary() -> tuple[tuple[tuple[type, str], ...], dict[Any, str], dict[st
         "mean": (torch.mean,),
         "reshape": (torch.flatten, torch.reshape, torch.squeeze),
         "add": (torch.add,),
+        "subtract": (torch.sub,),
         "multiply": (torch.mul,),
         "divide": (torch.div,),
         "pad": (F.pad,),
@@ -364,6 +367,7 @@ def _vocabulary() -> tuple[tuple[tuple[type, str], ...], dict[Any, str], dict[st
     }
     functions.update({function: name for name, group in spelled.items() for function in group})
     methods = {"relu": "relu", "relu_": "relu", "mean": "mean", "add": "add", "add_": "add", "mul": "multiply"}
+    methods["sub"] = "subtract"
     methods.update(dict.fromkeys(("flatten", "view", "reshape", "squeeze"), "reshape"))
     methods.update(dict.fromkeys(("contiguous", "clone", "detach"), "pass"))
     methods.update(dict.fromkeys(("size", "dim", "numel"), "constant"))

@@ -409,6 +409,9 @@ class _Builder:
         images = any(self.con[j, k.C_ANALOG] for j, c in enumerate(self.connections) if c.target == population.name)
         if images:
             row[k.P_DRIVEN] = 1
+        if isinstance(population.neuron, Gate) and population.neuron.level:
+            # a gate forwards what is above 0; for this constant alone it takes no turn
+            row[k.P_CONST], row[k.P_CONST_LENGTH] = self.real.add(np.array([-population.neuron.level])), 1
         if not biases and not shifts:
             return False
         per_unit = any(b.shape == shape and len(shape) > 1 for b in biases)

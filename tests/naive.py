@@ -673,7 +673,7 @@ def turn(network, population, cell, tick, arrived, image_now, sample) -> list[tu
         images = network.encoding == "direct" and any(c.source == network.input.name for c in incoming)
         return [(u, current[u]) for u in units if tables or images or u in came]
     if isinstance(neuron, Gate):
-        return [(u, 1.0) for u in units if current[u] > 0]
+        return [(u, 1.0) for u in units if current[u] > neuron.level]
     if isinstance(neuron, Integrator):
         for u in units:
             cell.read(u, inputs[u], tick, driven[u])

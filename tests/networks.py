@@ -337,11 +337,13 @@ def cases(draw, encoding: str | None = None, readout: str | None = None, full: b
         name = f"p{index}"
         if kind == "gate" and len(source.shape) > 1 and is_binary(source, encoding):
             step = pools(draw, source.shape, ("sum",))
-            populations.append(Population(name, step.out_shape(source.shape), Gate()))
+            level = draw(st.sampled_from([None, None, 1.0]))  # a maximum, or an AND
+            populations.append(Population(name, step.out_shape(source.shape), Gate(threshold=level)))
             connections.append(Connection(source.name, name, before=(step,), delay=delays(draw)))
             same = [p for p in populations[:-1] if p.shape == populations[-1].shape and is_binary(p, encoding)]
             if same and chance(draw, 50):
-                connections.append(Connection(draw(st.sampled_from(same)).name, name, delay=delays(draw)))
+                second, weight = draw(st.sampled_from(same)).name, draw(st.sampled_from([1.0, -1.0]))
+                connections.append(Connection(second, name, Identity(weight), delay=delays(draw)))
             continue
         before, op, after, shape = routes(draw, source.shape, chance(draw, 50), full)
         neuron = Relay() if kind == "relay" else neurons(draw, shape, several, full)

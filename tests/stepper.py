@@ -124,6 +124,12 @@ def counted(step, x: torch.Tensor):
     return replace(step, kind="sum") if isinstance(step, Pool) else step
 
 
+def pools_maximum(network: Network, gate: str) -> bool:
+    """Whether a gate is the OR of all that reaches it, and so a maximum."""
+    into = (c for c in network.connections if c.target == gate)
+    return not network[gate].neuron.level and all(c.op.weight == 1 for c in into)
+
+
 def window_maximum(x: torch.Tensor, c: Connection) -> torch.Tensor:
     """Spiking max-pool of a connection into a gate."""
     for step in (*c.before, *c.after):
@@ -278,7 +284,7 @@ def step(network: Network, inputs: np.ndarray, ticks: int, dtype: torch.dtype = 
                         if t < ticks:
                             continue
                         past = emitted[c.source][t - ticks]
-                        if isinstance(neuron, Gate):
+                        if isinstance(neuron, Gate) and pools_maximum(network, name):
                             arrived[0] = torch.maximum(arrived[0], window_maximum(past, c))
                             continue
                         arriving = through(past, lane)
@@ -293,7 +299,7 @@ def step(network: Network, inputs: np.ndarray, ticks: int, dtype: torch.dtype = 
                 if isinstance(neuron, Relay):
                     emitted[name].append(arrived[0] + constant[0])
                 elif isinstance(neuron, Gate):
-                    emitted[name].append((arrived[0] > 0).to(dtype))
+                    emitted[name].append((arrived[0] > neuron.level).to(dtype))
                 elif isinstance(neuron, Integrator):
                     readout_step(neuron, states[name], [a + b for a, b in zip(arrived, constant, strict=True)])
                     emitted[name].append(zeros[name])

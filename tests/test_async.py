@@ -851,7 +851,7 @@ REFUSED = [
     (pair(encoding="rate"), {}, "rate coding draws spikes tick by tick"),
     (pair(scale=np.ones((4, 1))), {}, "connection 'first' has a table of scales by tick"),
     (pair(shift=np.ones((4, 1))), {}, "connection 'first' has a table of scales by tick"),
-    (pair(middle=Gate()), {}, "population 'mid' is a spiking max-pool"),
+    (pair(middle=Gate()), {}, "population 'mid' is a gate"),
     (pair(middle=Relay(), bias=np.ones(1)), {}, "the relay 'mid' has a bias or an image"),
     (pair(middle=Relay(), encoding="direct"), {}, "the relay 'mid' has a bias or an image"),
     (pair(IF(reset="none")), {}, "population 'out' has no reset"),

@@ -38,10 +38,17 @@ class Watched(NamedTuple):
     again: Callable[[int], tuple[Tensor, Tensor]] | None = None
 
 
-class Neuron(nn.Module):
+class Timed(nn.Module):
+    """A layer that has to know of ticks; `running` tells it how many are run, 0 for none, and of how many samples."""
+
+    ticks = 0
+    samples = 0
+
+
+class Neuron(Timed):
     """A layer of neurons, or the activation they stand for; `running` sets which.
 
-    ticks: 0 as an activation, else how many are run. samples: in a batch. watch: whether `watched` is kept for a
+    ticks: 0 as an activation, else how many are run. watch: whether `watched` is kept for a
     regulariser, with detach cut off from the gradients. compiled: whether the elementwise steps are fused by
     `torch.compile`, equal up to rounding. dropout: share of what goes on to other layers that is made 0, drawn from
     `generator`; the rest is divided by 1 - dropout.
@@ -51,8 +58,6 @@ class Neuron(nn.Module):
     and `layers/dropout_layer.py`: an `nn.Dropout` on all ticks at once, or on each in turn).
     """
 
-    ticks = 0
-    samples = 0
     watch = False
     detach = False
     compiled = False
@@ -246,7 +251,8 @@ class _Quantise(torch.autograd.Function):
         return gradient * inside, (gradient * slope).sum().reshape(theta.shape), None
 
 
-def _kept(spikes: Tensor, membranes: Tensor, keep: int) -> tuple[Tensor | None, Tensor | None]:
+def kept(spikes: Tensor, membranes: Tensor, keep: int) -> tuple[Tensor | None, Tensor | None]:
+    """Of a layer's spikes and membranes what a regulariser wants. keep: 0, KEEP or KEEP_DETACHED."""
     if keep == KEEP_DETACHED:
         return spikes.detach(), membranes.detach()
     return (spikes, membranes) if keep else (None, None)
@@ -255,13 +261,13 @@ def _kept(spikes: Tensor, membranes: Tensor, keep: int) -> tuple[Tensor | None, 
 def _emit(current: Tensor, theta: Tensor, keep: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
     spikes, membranes = fire(current, theta)
     emitted = (spikes * theta).to(current.dtype)
-    return (emitted, *_kept(spikes, membranes, keep))
+    return (emitted, *kept(spikes, membranes, keep))
 
 
 def _emit_leaky(current: Tensor, leak: float, keep: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
     spikes, membranes = fire_leaky(current, leak)
     emitted = spikes.to(current.dtype)
-    return (emitted, *_kept(spikes, membranes, keep))
+    return (emitted, *kept(spikes, membranes, keep))
 
 
 def _quantise(x: Tensor, theta: Tensor, levels: int) -> Tensor:
@@ -305,24 +311,24 @@ def running(
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout}, wanted a share from 0 to below 1")
     layers = neurons(network)
-    timed = [layer for layer in network.modules() if isinstance(layer, TEBN)]
+    timed = [layer for layer in network.modules() if isinstance(layer, Timed)]
     for layer in layers:
-        layer.ticks, layer.samples, layer.watch, layer.detach, layer.watched = ticks, samples, watch, detach, None
+        layer.watch, layer.detach, layer.watched = watch, detach, None
         layer.dropout, layer.generator = dropout, generator
         if isinstance(layer, QCFS):
             layer.rectify = rectify
-    for norm in timed:
-        norm.ticks, norm.samples = ticks, samples
+    for each in timed:
+        each.ticks, each.samples = ticks, samples
     try:
         yield
     finally:
         for layer in layers:
-            layer.ticks, layer.samples, layer.watch, layer.detach, layer.watched = 0, 0, False, False, None
+            layer.watch, layer.detach, layer.watched = False, False, None
             layer.dropout, layer.generator = 0.0, None
             if isinstance(layer, QCFS):
                 layer.rectify = False
-        for norm in timed:
-            norm.ticks, norm.samples = 0, 0
+        for each in timed:
+            each.ticks, each.samples = 0, 0
 
 
 def spiking_outputs(network: nn.Module, inputs: Tensor, ticks: int) -> Tensor:
@@ -358,16 +364,13 @@ def spikes(
     return [entry.spikes for entry in found], found[-1].membranes - network[-1].threshold
 
 
-class TEBN(nn.Module):
+class TEBN(Timed):
     """Temporal effective batch norm: statistics over all ticks, then a learnable factor p[t].
 
     Duan et al. (NeurIPS 2022). In evaluation mode tick t is `p[t] * (gamma * (x - mean) / sqrt(var + eps) + beta)`,
     which `es.from_torch` keeps as tables of a factor and a shift for each tick and channel. Fewer ticks may be run than
     there are factors; more raise ValueError.
     """
-
-    ticks = 0
-    samples = 0
 
     def __init__(self, channels: int, ticks: int) -> None:
         super().__init__()

@@ -154,19 +154,42 @@ class Recipe:
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """The recipe of a TOML file; raises ValueError naming the file, the key and what was wanted."""
-    try:
-        table = tomllib.loads(Path(path).read_text())
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not TOML: {error}") from None
+    """The recipe of a TOML file; raises ValueError naming the file, the key and what was wanted.
+
+    A file with `like = "other.toml"` holds only what differs from that file beside it, key by key.
+    """
+    table = _read(Path(path))
     try:
         recipe = _filled(Recipe, table, "")
         _check(recipe)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return recipe
+
+
+def _read(path: Path, *before: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {error}") from None
+    other = table.pop("like", None)
+    if other is None:
+        return table
+    if not isinstance(other, str) or path in before:
+        what = f"{other!r}, wanted the name of a recipe beside it"
+        raise ValueError(f"{path}: 'like' is {what if path not in before else 'a circle of recipes'}")
+    return _over(_read(path.parent / other, path, *before), table)
+
+
+def _over(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables of both; a list of tables replaces the other."""
+    found = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(found.get(key), dict)
+        found[key] = _over(found[key], value) if both else value
+    return found
 
 
 def _filled(kind: type, table: Mapping[str, Any], place: str) -> Any:
