@@ -11,6 +11,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -157,24 +158,10 @@ def small(join: str) -> nn.Module:
     return sresnet(1, 16, 10, 8, join=join)
 
 
-def sresnet_small() -> nn.Module:
-    """The shortcut is added to the spikes, as the paper has it."""
-    return small("spikes")
-
-
-def sresnet_small_current() -> nn.Module:
-    """The shortcut is added to the current in front of the neuron."""
-    return small("current")
-
-
-def sresnet_small_and() -> nn.Module:
-    """(spike) x (shortcut)."""
-    return small("and")
-
-
-def sresnet_small_iand() -> nn.Module:
-    """(1 - spike) x (shortcut)."""
-    return small("iand")
+sresnet_small = partial(small, "spikes")
+sresnet_small_current = partial(small, "current")
+sresnet_small_and = partial(small, "and")
+sresnet_small_iand = partial(small, "iand")
 
 
 def sresnet38() -> nn.Module:
@@ -374,14 +361,20 @@ def inflor_resnet(
     return nn.Sequential(OrderedDict(layers))
 
 
-def inflor(reset: str, mpr: bool) -> nn.Sequential:
-    """For CIFAR-10: 7 convolutions of 16 to 64 channels."""
-    return inflor_resnet((1, 1, 1), 16, 10, lambda: InfLoR(reset, mpr))
+def inflor(inputs: int, classes: int, shrink: int, reset: str, mpr: bool) -> nn.Sequential:
+    """7 convolutions of 16 to 64 channels: what two cores train in an hour."""
+    return inflor_resnet((1, 1, 1), 16, classes, lambda: InfLoR(reset, mpr), inputs=inputs, shrink=shrink)
 
 
-def inflor_objects(reset: str, mpr: bool) -> nn.Sequential:
-    """The same for DVS128 objects, pixels pooled 4 x 4 first."""
-    return inflor_resnet((1, 1, 1), 16, 8, lambda: InfLoR(reset, mpr), inputs=2, shrink=4)
+_CIFAR, _OBJECTS = (3, 10, 1), (2, 8, 4)  # DVS128's pixels are pooled 4 x 4 first
+inflor_hard = partial(inflor, *_CIFAR, "value", False)
+inflor_soft = partial(inflor, *_CIFAR, "subtract", False)
+inflor_hard_mpr = partial(inflor, *_CIFAR, "value", True)
+inflor_soft_mpr = partial(inflor, *_CIFAR, "subtract", True)
+inflor_objects_hard = partial(inflor, *_OBJECTS, "value", False)
+inflor_objects_soft = partial(inflor, *_OBJECTS, "subtract", False)
+inflor_objects_hard_mpr = partial(inflor, *_OBJECTS, "value", True)
+inflor_objects_soft_mpr = partial(inflor, *_OBJECTS, "subtract", True)
 
 
 def inflor_res20m() -> nn.Sequential:

@@ -117,3 +117,115 @@ def _ordinary(folder: Path) -> tuple[Samples, Samples]:
     (images, labels), (test_images, test_labels) = cifar_folder(folder, "train"), cifar_folder(folder, "test")
     everything = Samples(np.concatenate([images, test_images]), np.concatenate([labels, test_labels]).astype(np.uint8))
     return everything[:KNOWN], everything[KNOWN:]
+
+
+# ------------------------------------------------------------------------------------------------------- sequences
+
+BITS, RUN = 25, 5  # of the first toy sequence: how many there are, and how many equal ones make a run
+STEPS, LEVEL, NOISE = 40, 0.05, (0.05, 0.25)  # of the second: its steps, the number's size, and that of the noise
+HELD_OUT = 20_000  # sequences that are made to measure on
+CHANNELS, LOWEST, HIGHEST = 64, 100.0, 3_600.0  # the cochlea: its channels, and their range in Hz
+SPIKES_A_SECOND = 4_000.0  # of all its channels together, at the mean loudness of a recording
+
+
+def runs_of_bits(count: int) -> tuple[Samples, Samples]:
+    """The first toy task of Jeffares et al.: 25 random bits; label 1 where five in a row are equal.
+
+    images: (N, 25, 2, 1, 1), a 1 in the channel of the bit's value. What is held out is drawn apart.
+    """
+    return _bits(count, 0), _bits(HELD_OUT, 1)
+
+
+def _bits(count: int, seed: int) -> Samples:
+    bits = np.random.default_rng([25, seed]).integers(0, 2, (count, BITS), np.uint8)
+    return Samples(np.stack([1 - bits, bits], 2)[..., None, None], (run_ends(bits) < BITS).astype(np.uint8))
+
+
+def run_ends(bits: np.ndarray) -> np.ndarray:
+    """(N,) int64: the step in which the first run of five equal bits is complete, 25 where there is none."""
+    same = np.cumsum(bits[:, 1:] == bits[:, :-1], 1)
+    same = np.concatenate([np.zeros((len(bits), 1), np.int64), same], 1)
+    whole = same[:, RUN - 1 :] - same[:, : -RUN + 1] == RUN - 1
+    return np.where(whole.any(1), whole.argmax(1) + RUN - 1, bits.shape[1])
+
+
+def noisy_signs(count: int) -> tuple[Samples, Samples]:
+    """The second toy task: 40 steps of +0.05 or -0.05 under normal noise, whose size is drawn from 0.05 to 0.25.
+
+    images: (N, 40, 1, 1, 1) float32. Label 1 for +0.05. What is held out is drawn apart.
+    """
+    return _signs(count, 0), _signs(HELD_OUT, 1)
+
+
+def _signs(count: int, seed: int) -> Samples:
+    rng = np.random.default_rng([40, seed])
+    labels = rng.integers(0, 2, count, np.uint8)
+    size = rng.uniform(*NOISE, (count, 1))
+    values = np.where(labels[:, None], LEVEL, -LEVEL) + size * rng.standard_normal((count, STEPS), np.float32)
+    return Samples(values.astype(np.float32)[..., None, None, None], labels)
+
+
+def mnist() -> tuple[Samples, Samples]:
+    """MNIST, images (N, 28, 28): its training images, and its test images."""
+    with np.load(_found(data_folder() / "mnist.npz", "the evaluation data")) as store:
+        x, y, u, v = (store[name] for name in ("x_train", "y_train", "x_test", "y_test"))
+    return Samples(x, y), Samples(u, v)
+
+
+def spoken(path: str, ticks: int, tick_us: int) -> tuple[Samples, Samples]:
+    """Spoken digits as spikes of a cochlea, counted by tick, (N, ticks, 64, 1, 1) uint8: of split 0, then of split 1.
+
+    path: an HDF5 file with `audio` (int16, 8 kHz), `offsets`, `labels` and `split`. What is later than the last tick is
+    left out; behind the end of a recording there is silence.
+    """
+    import h5py
+
+    with h5py.File(events_file(path)) as file:
+        audio, offsets, labels, split = (file[name][:] for name in ("audio", "offsets", "labels", "split"))
+        rate = int(file.attrs.get("sample_rate", 8_000))
+    frames = np.zeros((len(labels), ticks, CHANNELS, 1, 1), np.uint8)
+    for frame, (low, high) in zip(frames, pairwise(offsets), strict=True):
+        counts = cochlea(audio[low:high], rate)
+        tick = np.arange(len(counts)) * 1_000_000 // rate // tick_us
+        kept = tick < ticks
+        total = np.zeros((ticks, CHANNELS), np.int64)
+        np.add.at(total, tick[kept], counts[kept])
+        frame[:, :, 0, 0] = np.minimum(total, 255)
+    everything = Samples(frames, labels.astype(np.uint8))
+    return tuple(Samples(everything.images[split == s], everything.labels[split == s]) for s in (0, 1))  # type: ignore
+
+
+def cochlea(audio: np.ndarray, rate: int) -> np.ndarray:
+    """Spikes of a simple cochlea, (n, 64) int64, for n samples of sound.
+
+    Gammatone filters (`scipy.signal.gammatone`, Slaney 1993), spread evenly over ERB numbers (Glasberg & Moore 1990)
+    from 100 Hz to 3.6 kHz; half-wave rectified, compressed by a cube root, and integrated by neurons with soft reset.
+    The recording's loudness is taken out.
+    """
+    from scipy import signal
+
+    ends = 21.4 * np.log10(1 + 0.00437 * np.array([LOWEST, HIGHEST]))
+    centres = (10 ** (np.linspace(*ends, CHANNELS) / 21.4) - 1) / 0.00437
+    sound = audio.astype(np.float64) / max(1.0, float(np.sqrt(np.mean(np.square(audio, dtype=np.float64)))))
+    heard = np.stack([signal.lfilter(*signal.gammatone(f, "iir", fs=rate), sound) for f in centres], 1)
+    drive = np.cbrt(np.maximum(heard, 0))
+    charge = np.cumsum(drive, 0) * (SPIKES_A_SECOND / CHANNELS / rate / max(float(drive.mean()), 1e-12))
+    return np.diff(np.floor(charge), axis=0, prepend=0).astype(np.int64)
+
+
+def brightest_first(images: np.ndarray, ticks: int) -> np.ndarray:
+    """Images of 0..1, (N, ...), as one spike a pixel, (N, ticks, pixels) bool: the brighter the earlier.
+
+    Brightness falls into `ticks` bins of equal width, the brightest first, the background last (Jeffares et al.).
+    """
+    bins = np.clip(np.floor(images.reshape(len(images), 1, -1) * ticks), 0, ticks - 1)
+    return bins == np.arange(ticks - 1, -1, -1).reshape(1, -1, 1)
+
+
+def in_bins(values: np.ndarray, bins: int = 32, most: float = 0.6) -> np.ndarray:
+    """Numbers (N, ticks) as one spike a tick in the channel of their bin, (N, ticks, bins) bool.
+
+    The bins part -most..most evenly; the outer ones also take what lies beyond.
+    """
+    bin = np.clip(np.floor((values + most) * (bins / 2 / most)), 0, bins - 1)
+    return bin[..., None] == np.arange(bins)

@@ -44,21 +44,31 @@ from eventsnn.watchdog import parse_policy  # noqa: E402
 from tools import samples  # noqa: E402
 from tools.losses import anytime, rcs_activations, rcs_spiking, tet  # noqa: E402
 from tools.modules import Watched, ends_in_neurons, neurons, running, spikes, spiking_outputs  # noqa: E402
+from tools.recurrent import Recurrent, Spiking, sequence_loss  # noqa: E402
 from tools.samples import Samples  # noqa: E402
 
 GAPS = range(1, 7)  # the spike-gap cutoffs that --folds compares
 AT_ONCE = 100  # samples that are stepped together
+SEQUENCES = ("bits", "noise", "spoken")
+LOSSES = {  # by kind of stage
+    "relu": ("cross_entropy",),
+    "quantised": ("cross_entropy",),
+    "spiking": ("cross_entropy", "anytime", "tet"),
+    "sequence": ("last", "first-crossing"),
+}
 
 # --------------------------------------------------------------------------------------------------------- the recipe
 
 
 @dataclass(frozen=True)
 class Data:
-    """source: "digits", "cifar10", "cifar100" or "events".
+    """source: "digits", "mnist", "cifar10", "cifar100" or "events"; or of sequences "bits", "noise" or "spoken".
 
     held_out, folds: of the digits, how many of the last are only measured on, and the folds of `--folds`. calibration:
     of each class, how many of the last are kept out of training, to calibrate cutoffs on. path: an ordinary CIFAR
-    folder, or the file of events. tick_us: of events, the length of a tick. normalise: "" or "cifar10".
+    folder, or the file of events or of sound. tick_us: the length of a tick. normalise: "" or "cifar10". samples: of
+    "bits" and "noise", how many sequences are made. code: "" or how samples become spikes, "brightest-first" (images)
+    or "bins" (numbers), see `tools.samples`.
     """
 
     source: str
@@ -68,6 +78,8 @@ class Data:
     path: str = ""
     tick_us: int = 0
     normalise: str = ""
+    samples: int = 0
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,9 @@ class Augment:
 
     noise: standard deviation added to pixels of 0..1, which are then clipped. crop: pixels that an image is moved at
     most, whole ones, drawn evenly. flip: whether each image is mirrored with odds of one half. cutout: side of a square
-    that is made grey, or in frames of events empty.
+    that is made grey, or in frames of events empty. Of sequences, thin: share of the events that is left out, at most,
+    drawn evenly for each; late: ticks that each begins later, at most; tune: channels that it is moved up or down, at
+    most.
     """
 
     rotate: float = 0.0
@@ -87,11 +101,18 @@ class Augment:
     crop: int = 0
     flip: bool = False
     cutout: int = 0
+    thin: float = 0.0
+    late: int = 0
+    tune: int = 0
 
 
 @dataclass(frozen=True)
 class Stage:
     """kind: "relu" trains plain ReLUs, "quantised" the activations, "spiking" the neurons, over `ticks`.
+
+    "sequence" trains a `tools.recurrent.Recurrent` by its outputs' sigmoids, `criterion` "bce" or "cross_entropy": loss
+    "last" at the end of the sequence, loss "first-crossing" (Rank Coding) where an output first exceeds `crossing`,
+    less `entropy` x the uncertainty up to there. clip: largest norm of the gradient, 0 for any.
 
     loss: of a network whose last layer is linear, "cross_entropy" of its (mean) output; when spiking also "anytime",
     its mean over the means up to each tick, or "tet". Of a network that ends in neurons, the cross-entropy of
@@ -114,6 +135,10 @@ class Stage:
     rcs: float = 0.0
     warmup: float = 0.1
     percentile: float = 0.0
+    criterion: str = "bce"
+    crossing: float = 0.95
+    entropy: float = 0.0
+    clip: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -224,8 +249,10 @@ def _check(recipe: Recipe) -> None:
     least = {"threads": 1, "batch": 2, "ticks": 1}
     if recipe.data.source == "digits":
         least |= {"data.held_out": 1, "data.folds": 2}
-    if recipe.data.source == "events":
+    if recipe.data.source in ("events", *SEQUENCES):
         least |= {"data.tick_us": 1}
+    if recipe.data.source in ("bits", "noise"):
+        least |= {"data.samples": 1}
     for name, low in least.items():
         value = recipe
         for part in name.split("."):
@@ -236,17 +263,24 @@ def _check(recipe: Recipe) -> None:
         raise ValueError(f"'seed' is {recipe.seed}, wanted 0 or more")
     if recipe.data.calibration < 0:
         raise ValueError(f"'data.calibration' is {recipe.data.calibration}, wanted 0 or more")
-    _choose("data.source", recipe.data.source, "digits", "cifar10", "cifar100", "events")
+    _choose("data.source", recipe.data.source, "digits", "mnist", "cifar10", "cifar100", "events", *SEQUENCES)
+    _choose("data.code", recipe.data.code, "", "brightest-first", "bins")
     _choose("data.normalise", recipe.data.normalise, "", "cifar10")
     _choose("precision", recipe.precision, "float32", "bfloat16")
     _check_data(recipe)
     if not recipe.stages:
         raise ValueError("'stages' is empty, wanted at least one table headed [[stages]]")
     for stage in recipe.stages:
-        _choose("stages.kind", stage.kind, "relu", "quantised", "spiking")
-        _choose("stages.loss", stage.loss, "cross_entropy", *(("anytime", "tet") if stage.kind == "spiking" else ()))
+        _choose("stages.kind", stage.kind, *LOSSES)
+        _choose("stages.loss", stage.loss, *LOSSES[stage.kind])
+        _choose("stages.criterion", stage.criterion, "bce", "cross_entropy")
         _choose("stages.optimiser", stage.optimiser, "adamw", "sgd")
-        names = ("epochs", "learning_rate", "sharpness", *(() if stage.kind == "relu" else ("ticks",)))
+        names = (
+            "epochs",
+            "learning_rate",
+            "sharpness",
+            *(("ticks",) if stage.kind in ("quantised", "spiking") else ()),
+        )
         for name in names:
             if not getattr(stage, name) > 0:
                 raise ValueError(f"'stages.{name}' is {getattr(stage, name)}, wanted more than 0")
@@ -258,9 +292,11 @@ def _check(recipe: Recipe) -> None:
 
 def _check_stage(recipe: Recipe, stage: Stage) -> None:
     """What one key means only together with another."""
-    for name in ("rcs", "rate_penalty", "weight_decay"):
+    for name in ("rcs", "rate_penalty", "weight_decay", "entropy", "clip"):
         if getattr(stage, name) < 0:
             raise ValueError(f"'stages.{name}' is {getattr(stage, name)}, wanted 0 or more")
+    if not 0.5 < stage.crossing < 1:
+        raise ValueError(f"'stages.crossing' is {stage.crossing}, wanted a probability between 0.5 and 1")
     if not 0 <= stage.percentile <= 100:
         raise ValueError(f"'stages.percentile' is {stage.percentile}, wanted 0 to 100")
     if stage.rate_penalty and stage.kind != "spiking":
@@ -273,10 +309,16 @@ def _check_data(recipe: Recipe) -> None:
     how = recipe.augment
     if recipe.data.source == "events" and any((how.rotate, how.scale, how.shear, how.shift, how.noise)):
         raise ValueError("'augment' moves frames of events only by crop, flip and cutout; leave the others out")
-    wanted = {"events": "an HDF5 file of events", "cifar100": "a CIFAR-100 folder"}
+    if not 0 <= how.thin < 1:
+        raise ValueError(f"'augment.thin' is {how.thin}, wanted a share from 0 to below 1")
+    wanted = {
+        "events": "an HDF5 file of events",
+        "cifar100": "a CIFAR-100 folder",
+        "spoken": "an HDF5 file of recordings",
+    }
     if recipe.data.source in wanted and not recipe.data.path:
         raise ValueError(f"'data.path' is missing, wanted {wanted[recipe.data.source]}")
-    for name in ("crop", "cutout"):
+    for name in ("crop", "cutout", "late", "tune"):
         if getattr(how, name) < 0:
             raise ValueError(f"'augment.{name}' is {getattr(how, name)}, wanted 0 or more")
 
@@ -296,6 +338,13 @@ def load(recipe: Recipe) -> tuple[Samples, Samples]:
         return samples.digits(recipe.data.held_out)
     if recipe.data.source.startswith("cifar"):
         return samples.cifar(recipe.data.path)
+    if recipe.data.source == "mnist":
+        return samples.mnist()
+    if recipe.data.source in ("bits", "noise"):
+        make = samples.runs_of_bits if recipe.data.source == "bits" else samples.noisy_signs
+        return make(recipe.data.samples)
+    if recipe.data.source == "spoken":
+        return samples.spoken(recipe.data.path, recipe.ticks, recipe.data.tick_us)
     return samples.events(recipe.data.path, recipe.ticks, recipe.data.tick_us)
 
 
@@ -318,7 +367,7 @@ def trained_on(recipe: Recipe, labels: np.ndarray) -> np.ndarray:
 def as_tensor(images: np.ndarray, dtype: str = "float32") -> Tensor:
     """Floats in 0..1, exactly what eventsnn makes of uint8 images; (N, H, W) becomes (N, 1, H, W).
 
-    Frames of events (N, ticks, C, H, W) are counts and stay so.
+    Frames of events (N, ticks, C, H, W) are counts and stay so, and so do numbers of sequences.
     """
     x = torch.from_numpy(images.astype(dtype))
     if images.ndim == 5:
@@ -337,6 +386,8 @@ def normalised(x: Tensor, how: str) -> Tensor:
 
 def augmented(images: Tensor, how: Augment, generator: torch.Generator) -> Tensor:
     """The images, each changed in its own way. images: (N, C, H, W) of 0..1, or frames (N, ticks, C, H, W)."""
+    if how.thin or how.late or how.tune:
+        images = _heard_otherwise(images, how, generator)
     if how.flip:
         images = torch.where(_each(torch.rand(len(images), generator=generator) < 0.5, images), images.flip(-1), images)
     if how.crop:
@@ -382,6 +433,32 @@ def _cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
     columns = (torch.arange(width) - x + side // 2).floor_divide(side) == 0
     inside = (rows[:, :, None] & columns[:, None, :]).unflatten(0, (-1, *(1 for _ in images.shape[1:-2])))
     return torch.where(inside, torch.tensor(0.0 if images.ndim == 5 else 0.5), images)
+
+
+def _heard_otherwise(frames: Tensor, how: Augment, generator: torch.Generator) -> Tensor:
+    """Sequences of event counts (N, ticks, C, 1, 1), thinned, later, and in other channels."""
+    count, ticks, channels = frames.shape[:3]
+    share = 1 - torch.rand(count, generator=generator).reshape(-1, 1, 1, 1, 1) * how.thin
+    frames = torch.binomial(frames, share.expand_as(frames).contiguous(), generator=generator)
+    late = torch.randint(0, how.late + 1, (count, 1, 1), generator=generator)
+    tune = torch.randint(-how.tune, how.tune + 1, (count, 1, 1), generator=generator)
+    tick = torch.arange(ticks).reshape(1, -1, 1) - late
+    channel = torch.arange(channels).reshape(1, 1, -1) - tune
+    inside = (tick >= 0) & (channel >= 0) & (channel < channels)
+    which = torch.arange(count).reshape(-1, 1, 1)
+    moved = frames[which, tick.clamp(min=0), channel.clamp(0, channels - 1), 0, 0]
+    return torch.where(inside, moved, torch.zeros(()))[..., None, None]
+
+
+def coded(x: Tensor, code: str, ticks: int) -> Tensor:
+    """Images (N, C, H, W) of 0..1 or numbers (N, ticks, 1, 1, 1) as spikes, (N, ticks, channels, 1, 1)."""
+    if not code:
+        return x
+    values = x.numpy()
+    spikes = (
+        samples.brightest_first(values, ticks) if code == "brightest-first" else samples.in_bins(values[..., 0, 0, 0])
+    )
+    return torch.from_numpy(spikes[..., None, None]).to(x.dtype)
 
 
 # ----------------------------------------------------------------------------------------------------------- training
@@ -468,13 +545,16 @@ def _epoch(
     for b, batch in enumerate(batches):
         for group in optimiser.param_groups:
             group["lr"] = stage.learning_rate * _warmth((epoch + b / len(batches)) / stage.epochs, stage.warmup)
-        moved = augmented(as_tensor(x[batch].numpy()), recipe.augment, generator).to(device)
+        moved = augmented(as_tensor(x[batch].numpy()), recipe.augment, generator)
+        moved = coded(moved, recipe.data.code, recipe.ticks).to(device)
         with _precision(recipe, device):
             loss = _loss(network, stage, _prepared(moved, recipe), y[batch].to(device))
         if not torch.isfinite(loss):
             raise ValueError(f"the loss is {loss.item()} in epoch {epoch + 1} of stage {s + 1}; lower 'learning_rate'")
         optimiser.zero_grad()
         loss.backward()
+        if stage.clip:
+            nn.utils.clip_grad_norm_(network.parameters(), stage.clip)
         optimiser.step()
         total += loss.item() * len(batch)
     return total / len(x)
@@ -503,6 +583,11 @@ def _set_thresholds(network: nn.Module, recipe: Recipe, percentile: float, x: Te
 
 
 def _loss(network: nn.Module, stage: Stage, x: Tensor, y: Tensor) -> Tensor:
+    if stage.kind == "sequence":
+        assert isinstance(network, Recurrent)
+        rank, level = stage.loss == "first-crossing", math.log(stage.crossing / (1 - stage.crossing))
+        how = {"first_crossing": rank, "entropy": stage.entropy, "kind": stage.criterion, "theta": level}
+        return sequence_loss(network, x.flatten(1).unflatten(0, (-1, len(y))), y, **how)
     ticks = stage.ticks if stage.kind == "spiking" else 0
     watch = stage.rcs > 0 or stage.rate_penalty > 0 or ends_in_neurons(network)
     # of RCS only one sample a layer carries a gradient, and it is computed again
@@ -728,6 +813,9 @@ def converted(
     recipe: Recipe, network: nn.Module, shape: tuple[int, ...], origin: Mapping[str, Any] | None = None
 ) -> es.Network:
     """The network as eventsnn runs it, folded in its own precision. shape: of an image or a frame, (C, H, W)."""
+    if isinstance(network, Spiking):
+        found = network.to_network(recipe.ticks, recipe.data.tick_us / 1e6)
+        return replace(found, origin=dict(origin or {}))
     example = torch.zeros(1, *shape, dtype=next(network.parameters()).dtype)
     how = {"ticks": recipe.ticks, "normalise": recipe.data.normalise or None, "origin": origin}
     found = es.from_torch(network, example, **how)
