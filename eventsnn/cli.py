@@ -904,15 +904,16 @@ def _sweep_several(
 
 
 def _names(sources: list[Path]) -> list[str]:
-    """The sources by the last parts of their paths, as many as tell each from all others."""
-    parts = [source.resolve().parts for source in sources]
+    """The sources by the last parts of their paths as given, as many as tell each from all others."""
+    places = [source.resolve() for source in sources]
+    parts = [source.parts or place.parts for source, place in zip(sources, places, strict=True)]
     found = []
     for i, own in enumerate(parts):
-        others = parts[:i] + parts[i + 1 :]
-        if own in others:
+        if places[i] in places[:i]:
             raise ValueError(f"{sources[i]} is given twice; wanted different sources")
-        count = next(n for n in range(1, len(own) + 1) if all(own[-n:] != other[-n:] for other in others))
-        found.append("/".join(own[-count:]))
+        others = parts[:i] + parts[i + 1 :]
+        apart = (n for n in range(1, len(own)) if all(own[-n:] != other[-n:] for other in others))
+        found.append(str(Path(*own[-next(apart, len(own)) :])))
     return found
 
 

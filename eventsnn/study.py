@@ -235,7 +235,8 @@ def _of_record(source: str | Path | runs.Record) -> Recorded:
     record = source if isinstance(source, runs.Record) else runs.read(source)
     counts = None if isinstance(source, runs.Record) else runs.read_counts(source)
     arrays, run = record.trace, record.run
-    _check_mode(run.get("mode"), "this run" if isinstance(source, runs.Record) else str(source))
+    name = "this run" if isinstance(source, runs.Record) else str(source)
+    _check_mode(run.get("mode"), name)
     try:
         weighted = None
         if counts is not None:
@@ -259,12 +260,12 @@ def _of_record(source: str | Path | runs.Record) -> Recorded:
             seed=run["seed"],
             layer_delay=run["layer_delay"],
             digests=arrays.get("digests"),
-            name="this run" if isinstance(source, runs.Record) else str(source),
+            name=name,
         )
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{source} is damaged: {error} is missing or of another kind") from None
+        raise ValueError(f"{name} is damaged: {error} is missing or of another kind") from None
     except ValueError as error:  # of arrays that do not fit each other
-        raise ValueError(f"{source} is damaged: {error}") from None
+        raise ValueError(f"{name} is damaged: {error}") from None
 
 
 # ------------------------------------------------------------------------------------------- what the outputs tell
@@ -818,6 +819,8 @@ def cheapest(
         raise ValueError(f"cost is {cost!r}, wanted ticks, synops or picojoule:TABLE")
     if (accuracy is None) == (lose is None):
         raise ValueError("give either the accuracy to keep or the points to lose, not both and not neither")
+    for full in (base, other):
+        full.check_cost(kind)
     table = _table(name or None)
     end = evaluate(base, Fixed(), "fixed", base.ticks, table)
     if accuracy is not None and not 0 <= accuracy <= 1:
@@ -826,7 +829,8 @@ def cheapest(
         raise ValueError(f"lose is {lose}, wanted percentage points between 0 and 100")
     wanted = accuracy if accuracy is not None else end.accuracy - (lose or 0.0) / 100
     options: dict[str, Any] = {"points": points, "scale": scale, "method": method, "bonferroni": bonferroni}
-    tried = sweep(base, calibration=base, table=table, families=_families(families) - {*AHEAD}, **options)
+    asked = _families(families) - {*AHEAD} - ({"budget"} if not other.counted else set())
+    tried = sweep(base, calibration=base, table=table, families=asked, **options)
     good = [p for p in tried if p.correct >= wanted * p.samples - 1e-6]
     if not good:
         top = max(tried, key=lambda p: p.correct)
@@ -838,8 +842,8 @@ def cheapest(
     firsts = list({p.family: p for p in reversed(good)}.values())
     firsts.sort(key=lambda p: (p.cost(kind), -p.correct))
     chosen = tuple(Chosen(p, evaluate(other, p.policy, p.family, p.threshold, table)) for p in firsts)
-    full = Chosen(end, evaluate(other, Fixed(), "fixed", other.ticks, table))
-    return Search(wanted, cost, chosen[0], chosen, full)
+    whole = Chosen(end, evaluate(other, Fixed(), "fixed", other.ticks, table))
+    return Search(wanted, cost, chosen[0], chosen, whole)
 
 
 def _brief(policy: Policy) -> str:
