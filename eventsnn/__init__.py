@@ -27,10 +27,12 @@ _HOME = {
     "Trace": "watchdog",
     "from_torch": "import_torch",
     "load": "store",
+    "read_trace": "traces",
     "register": "import_torch",
     "replay": "simulation",
     "save": "store",
     "save_run": "runs",
+    "save_trace": "traces",
     "simulate": "simulation",
 }
 __all__ = sorted(_HOME)

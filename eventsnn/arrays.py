@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ class Store:
     """An open file of named arrays: their names, the numbers that describe a sensor, and how to come by an array.
 
     array: from a name the array, or the HDF5 dataset that is read where it is sliced; ValueError when it is absent,
-    damaged or no numbers.
+    damaged or no numbers. attributes: of an HDF5 file, as h5py gives them.
     """
 
     names: tuple[str, ...]
     sensor: Mapping[str, int]
     array: Callable[[str], Any]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def read(self, name: str, part: slice = slice(None)) -> np.ndarray:
         """The array of that name, or a part of its rows; raises ValueError when it is absent, damaged or no numbers."""
@@ -69,7 +70,7 @@ def open_arrays(path: Path, *, text: bool = False) -> Iterator[Store]:
             unit = attributes.get("t_unit", "us")
             if unit not in ("us", b"us"):
                 raise ValueError(f"its attribute t_unit is {unit!r}, wanted 'us' (microseconds)")
-            yield Store(names, sensor, lambda name: _dataset(file, name, text))
+            yield Store(names, sensor, lambda name: _dataset(file, name, text), attributes)
 
 
 def _member(archive: Any, name: str) -> np.ndarray:

@@ -720,13 +720,29 @@ def _full_run(
 
 @app.command()
 def sweep(
-    run: Annotated[Path, typer.Argument(help="run folder of labelled samples, recorded with cutoff fixed")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="run folder of labelled samples, recorded with cutoff fixed, or any model's trace (.h5); several: "
+            "side by side on the same samples",
+        ),
+    ],
     calibration: Annotated[
-        Path | None, typer.Option(help="run folder of other samples, or a policy.json: for calibrated cutoffs")
+        Path | None, typer.Option(help="run folder or trace of other samples, or a policy.json: for calibrated cutoffs")
     ] = None,
     energy: Annotated[str | None, typer.Option(help="cost table by name, or a .toml file")] = None,
     axis: Annotated[
-        str | None, typer.Option(help="ticks, synops or picojoule; default: picojoule with --energy")
+        str | None,
+        typer.Option(
+            help="ticks, synops or picojoule; default: picojoule with --energy, else synops of one run, else ticks"
+        ),
+    ] = None,
+    family: Annotated[
+        str | None,
+        typer.Option(
+            help="of several sources: the cutoff, as confidence; default by readout: topk, first-crossing, spike-gap"
+        ),
     ] = None,
     accuracy: Annotated[
         float | None, typer.Option(help="find the cheapest cutoff that keeps this accuracy, as 0.9")
@@ -743,27 +759,54 @@ def sweep(
     input: Annotated[Path | None, typer.Option(help="of --live: the samples that were run")] = None,
     keys: Annotated[str | None, typer.Option(help="of --live: as it was run")] = None,
     layout: Annotated[str | None, typer.Option(help="of --live: as it was run")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder to write to; default: RUN")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="folder to write to; default: the run or the file's; of several, this one"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, nothing else")] = False,
 ) -> None:
-    """What every cutoff would give and save, from one recorded run; with --lose or --accuracy, which to take."""
+    """What every cutoff would give and save, from one recorded run; with --lose or --accuracy, which to take.
+
+    Of several runs and traces: one cutoff of each over its thresholds, in one figure.
+    """
     from eventsnn import plot, report, runs, study
 
-    axis = axis or ("picojoule" if energy else "synops")
+    run, alone = sources[0], _is_trace(sources[0])
+    axis = axis or ("picojoule" if energy else "ticks" if alone or len(sources) > 1 else "synops")
     if axis not in study.COSTS:
         raise ValueError(f"axis is {axis!r}, wanted {', '.join(study.COSTS)}")
     if axis == "picojoule" and energy is None:
         raise ValueError("axis picojoule needs an energy table; name one with --energy (eventsnn energy --tables)")
+    if len(sources) > 1:
+        given: dict[str, Any] = {
+            "calibration": calibration,
+            "accuracy": accuracy,
+            "lose": lose,
+            "live": live,
+            "weights": weights,
+        }
+        given |= {"input": input, "keys": keys, "layout": layout, "bonferroni": bonferroni or None}
+        given |= {"method": None if method == "exact" else method}
+        odd = [name for name, value in given.items() if value is not None]
+        if odd:
+            raise ValueError(f"--{odd[0]} is of one source, but there are {len(sources)}; sweep that one alone")
+        _sweep_several(sources, family, axis, energy, points, scale, output or Path(), as_json)
+        return
+    if family is not None:
+        raise ValueError("--family is of several sources; a single one shows every family")
     if accuracy is not None and lose is not None:
         raise ValueError("give --accuracy or --lose, not both")
     seeks = accuracy is not None or lose is not None
     if seeks and (calibration is None or calibration.suffix == ".json"):
         raise ValueError("--accuracy and --lose choose on other samples; give their run folder with --calibration")
+    if live is not None and alone:
+        raise ValueError(f"--live runs samples again, but {run} does not say what was run; give a run folder")
     if live is not None and (weights is None or input is None):
         raise ValueError("--live runs samples again; give --weights and --input as they were run")
     if live is not None and live < 1:
         raise ValueError(f"live is {live}, wanted 1 or more samples")
     full = study.recorded(run)
+    full.check_cost(axis)
     base: Any = None
     if calibration is not None:
         is_file = calibration.suffix == ".json"
@@ -781,16 +824,21 @@ def sweep(
         chosen = [search.best.held_out] if search is not None else _middles(found)
         again = _rerun(run, full, chosen, live, weights, input, keys, layout)
     shared = None if base is None else study.overlapping(full, base)
-    record = runs.read(run)
-    folder = output or run
+    record = None if alone else runs.read(run)
+    folder = output or (run.parent if alone else run)
     folder.mkdir(parents=True, exist_ok=True)
     runs.save_text(report.sweep_csv([p.row() for p in found]), folder / "sweep.csv")
     best = None if search is None else search.best.held_out
-    runs.save_figure(plot.tradeoff(found, axis, record=record, table=energy, chosen=best), folder / "sweep.png")
+    figure = plot.tradeoff(found, axis, record=record, table=energy, chosen=best, name=run.name)
+    runs.save_figure(figure, folder / "sweep.png")
+    what: dict[str, Any] = {"trace": {"file": run.name, "samples": len(full), "readout": full.trace.readout}}
+    what |= {"ticks": full.ticks}
+    if record is not None:
+        what = {key: record.run[key] for key in ("network", "input", "mode", "ticks", "dtype", "seed")}
     content: dict[str, Any] = {
         "schema": report.SCHEMA,
         "command": "sweep",
-        **{key: record.run[key] for key in ("network", "input", "mode", "ticks", "dtype", "seed")},
+        **what,
         "axis": axis,
         "table": energy,
         "calibration": None
@@ -814,6 +862,59 @@ def sweep(
             "answer and count",
         ]
     _show(*lines, "", f"{folder / 'sweep.csv'}, {folder / 'sweep.png'}")
+
+
+def _is_trace(source: Path) -> bool:
+    from eventsnn.traces import is_trace
+
+    return is_trace(source)
+
+
+def _sweep_several(
+    sources: list[Path],
+    family: str | None,
+    axis: str,
+    energy: str | None,
+    points: int,
+    scale: float,
+    folder: Path,
+    as_json: bool,
+) -> None:
+    """One family of cutoffs of every source, in one table and one figure."""
+    from eventsnn import plot, report, runs, study
+
+    named = {name: study.recorded(source) for name, source in zip(_names(sources), sources, strict=True)}
+    for full in named.values():
+        full.check_cost(axis)
+    found = study.curves(named, family, table=energy, points=points, scale=scale)
+    folder.mkdir(parents=True, exist_ok=True)
+    runs.save_text(report.sweep_csv(report.curve_rows(found)), folder / "sweep.csv")
+    runs.save_figure(plot.tradeoffs(found, axis, table=energy), folder / "sweep.png")
+    if as_json:
+        content = {"schema": report.SCHEMA, "command": "sweep", "axis": axis, "table": energy}
+        print(json.dumps({**content, "sources": report.curves_json(found)}, indent=2))
+        return
+    _show(
+        f"{len(found)} sources, the same {found[0].full.samples:,} samples",
+        "",
+        report.curves_table(found, axis),
+        "",
+        f"{folder / 'sweep.csv'}, {folder / 'sweep.png'}",
+    )
+
+
+def _names(sources: list[Path]) -> list[str]:
+    """The sources by the last parts of their paths as given, as many as tell each from all others."""
+    places = [source.resolve() for source in sources]
+    parts = [source.parts or place.parts for source, place in zip(sources, places, strict=True)]
+    found = []
+    for i, own in enumerate(parts):
+        if places[i] in places[:i]:
+            raise ValueError(f"{sources[i]} is given twice; wanted different sources")
+        others = parts[:i] + parts[i + 1 :]
+        apart = (n for n in range(1, len(own)) if all(own[-n:] != other[-n:] for other in others))
+        found.append(str(Path(*own[-next(apart, len(own)) :])))
+    return found
 
 
 def _cutoffs(again: dict[str, Any]) -> str:
@@ -1076,7 +1177,9 @@ def plot_queue(
 
 @plot_app.command("tradeoff")
 def plot_tradeoff(
-    run: Annotated[Path, typer.Argument(help="run folder of labelled samples, recorded with cutoff fixed")],
+    run: Annotated[
+        Path, typer.Argument(help="run folder of labelled samples, recorded with cutoff fixed, or a trace (.h5)")
+    ],
     calibration: Annotated[Path | None, typer.Option(help="run folder of other samples, or a policy.json")] = None,
     energy: Annotated[str | None, typer.Option(help="cost table by name, or a .toml file")] = None,
     axis: Annotated[
@@ -1088,10 +1191,12 @@ def plot_tradeoff(
     """Accuracy of every cutoff against what it spends, with the optimal cutoff as reference."""
     from eventsnn import plot, runs, study
 
-    axis = axis or ("picojoule" if energy else "synops")
+    alone = _is_trace(run)
+    axis = axis or ("picojoule" if energy else "ticks" if alone else "synops")
     found = study.sweep(run, calibration=calibration, table=energy, scale=scale)
-    target = output or run / "tradeoff.png"
-    runs.save_figure(plot.tradeoff(found, axis, record=runs.read(run), table=energy), target)
+    target = output or (run.parent if alone else run) / "tradeoff.png"
+    record = None if alone else runs.read(run)
+    runs.save_figure(plot.tradeoff(found, axis, record=record, table=energy, name=run.name), target)
     _show(str(target))
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from eventsnn.comparison import Comparison
     from eventsnn.simulation import Run
-    from eventsnn.study import Point
+    from eventsnn.study import Curve, Point
 
 SPIKE, FORWARDED, DECIDED, STOP = "#2b4a73", "#9a7b3c", "#d1495b", "#a3122b"
 UPPER, LOWER = "#bfd0e6", "#dccfae"  # A and B of a comparison
@@ -682,28 +682,24 @@ def tradeoff(
     record: runs.Record | None = None,
     table: str | None = None,
     chosen: Point | None = None,
+    name: str = "a run",
 ) -> Figure:
     """Accuracy of every policy of a sweep against what it spends, a line a family, its Wilson interval shaded.
 
     points: of `study.sweep`. axis: "ticks", "synops" or "picojoule", per sample. record, table: named in the title.
-    chosen: a point to mark. The star is the optimal cutoff (OCT), which knows the labels: nothing that decides by the
-    outputs alone can be expected to reach it. A panel beside it enlarges the corner where accuracy is almost that of
-    the full run. Raises ValueError without points, for an unknown axis, or for picojoules that were not priced.
+    chosen: a point to mark. name: stands in the title without a record. The star is the optimal cutoff (OCT), which
+    knows the labels: nothing that decides by the outputs alone can be expected to reach it. A panel beside it enlarges
+    the corner where accuracy is almost that of the full run. Raises ValueError without points, for an unknown axis, or
+    for SynOps and picojoules that are not known.
     """
     from matplotlib.figure import Figure
 
     if not points:
         raise ValueError("there is nothing to draw: the sweep has no points")
-    if axis not in ("ticks", "synops", "picojoule"):
-        raise ValueError(f"axis is {axis!r}, wanted ticks, synops or picojoule")
+    _check_axis(axis)
     samples = points[0].samples
     spent = {id(p): p.cost(axis) / samples for p in points}
-    largest = max(spent.values())
-    steps = {"ticks": ((1.0, ""),), "synops": ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))}
-    joule = ((1e9, "mJ"), (1e6, "µJ"), (1e3, "nJ"), (1.0, "pJ"))
-    size, unit = next((s, u) for s, u in steps.get(axis, joule) if largest >= s or s == 1)
-    what = {"ticks": "ticks per sample, mean", "synops": f"{unit} SynOps per sample, mean".strip()}
-    label = what.get(axis, f"{unit} per sample, mean ({table or 'energy table'})")
+    size, label = _cost_unit(axis, max(spent.values()), table)
 
     families = [f for f in _LINES if any(p.family == f for p in points)]
     full = max((p for p in points if p.family == "fixed"), key=lambda p: p.ticks_run, default=None)
@@ -735,12 +731,7 @@ def tradeoff(
             axes.plot(
                 *place, "o", markersize=11, markerfacecolor="none", markeredgecolor=STOP, markeredgewidth=2, zorder=8
             )
-        axes.set_xlabel(label, fontsize=9)
-        axes.tick_params(labelsize=8, colors="#555555")
-        axes.grid(color="#ececec", linewidth=0.7)
-        axes.set_axisbelow(True)
-        for side in axes.spines.values():
-            side.set_color("#c8c8c8")
+        _quiet(axes, label)
     wide.set_ylabel("accuracy in %", fontsize=9)
     wide.set_xlim(left=0)
     _enlarge(near, points, spent, size, full)
@@ -749,7 +740,7 @@ def tradeoff(
 
     source = [] if record is None else [record.run[key]["file"] for key in ("network", "input")]
     names = " on ".join(Path(name).name for name in source if name)
-    _line(figure, 0.26, f"What stopping early saves: {names or 'a run'}", size=12, weight="bold")
+    _line(figure, 0.26, f"What stopping early saves: {names or name}", size=12, weight="bold")
     about = f"{samples:,} samples; "
     if full is not None:
         about += f"full run, dotted: {full.accuracy:.2%} after {full.mean_stop:g} ticks; "
@@ -767,6 +758,77 @@ def tradeoff(
         column, row = i % 4, i // 4
         _line(figure, 1.0 + 0.2 * row, f"■ {words}", x=MARGIN + 0.05 + 2.62 * column, size=8.5, color=colour)
     return figure
+
+
+_SOURCES = ("#2b4a73", "#d1495b", "#3a9188", "#e08e3c", "#7b5aa6", "#3f3f3f", "#8fb8de", "#9a7b3c")
+
+
+def tradeoffs(curves: Sequence[Curve], axis: str = "ticks", *, table: str | None = None) -> Figure:
+    """Accuracy of several models against what they spend, a line each with its Wilson interval shaded.
+
+    curves: of `study.curves`. axis: "ticks", "synops" or "picojoule", per sample. table: named on the axis. A diamond
+    is the run to the horizon, which a threshold that is never reached gives. Raises ValueError without curves, for an
+    unknown axis, or for SynOps and picojoules that are not known.
+    """
+    from matplotlib.figure import Figure
+
+    if not curves:
+        raise ValueError("there is nothing to draw: there are no curves")
+    _check_axis(axis)
+    samples = curves[0].full.samples
+    size, label = _cost_unit(axis, max(p.cost(axis) for c in curves for p in (*c.points, c.full)) / samples, table)
+
+    top, tall = 0.9 + 0.2 * len(curves), 4.2
+    height = top + tall + BOTTOM
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
+    axes = figure.add_axes((0.07, BOTTOM / height, 0.92, tall / height))
+    for i, curve in enumerate(curves):
+        colour, dashes = _SOURCES[i % len(_SOURCES)], "-" if i < len(_SOURCES) else (0, (4, 2))
+        ends = [] if curve.family in ("first-spike", "oracle") else [curve.full]  # these have no stricter threshold
+        line = sorted((*curve.points, *ends), key=lambda p: (p.cost(axis), p.accuracy))
+        x = [p.cost(axis) / samples / size for p in line]
+        low, high = ([100 * p.interval[side] for p in line] for side in (0, 1))
+        axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0, zorder=2)
+        axes.plot(x, [100 * p.accuracy for p in line], color=colour, linestyle=dashes, linewidth=1.7, zorder=4)
+        if len(curve.points) <= 20:
+            dots = [(p.cost(axis) / samples / size, 100 * p.accuracy) for p in curve.points]
+            axes.plot(*zip(*dots, strict=True), "o", color=colour, markersize=3.6, zorder=5)
+        end = (curve.full.cost(axis) / samples / size, 100 * curve.full.accuracy)
+        axes.plot(*end, "D", color=colour, markersize=8, markeredgecolor="white", zorder=6, clip_on=False)
+        told = f"{curve.full.accuracy:.2%} after {curve.full.mean_stop:g} ticks"
+        words = f"■ {_short(curve.name, 70)}: {_LINES.get(curve.family, ('', curve.family))[1]}; full run {told}"
+        _line(figure, 0.78 + 0.2 * i, words, x=MARGIN + 0.05, size=8.5, color=colour)
+    _quiet(axes, label)
+    axes.set_xlim(left=0)
+    axes.set_ylabel("accuracy in %", fontsize=9)
+    _line(figure, 0.26, "What stopping early saves, side by side", size=12, weight="bold")
+    about = f"the same {samples:,} samples; ◆ full run; shaded: 95 % intervals (Wilson)"
+    _line(figure, 0.5, about, size=8.5)
+    return figure
+
+
+def _check_axis(axis: str) -> None:
+    if axis not in ("ticks", "synops", "picojoule"):
+        raise ValueError(f"axis is {axis!r}, wanted ticks, synops or picojoule")
+
+
+def _cost_unit(axis: str, largest: float, table: str | None) -> tuple[float, str]:
+    """The unit of an axis whose largest value is this, and the axis in words."""
+    steps = {"ticks": ((1.0, ""),), "synops": ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))}
+    joule = ((1e9, "mJ"), (1e6, "µJ"), (1e3, "nJ"), (1.0, "pJ"))
+    size, unit = next((s, u) for s, u in steps.get(axis, joule) if largest >= s or s == 1)
+    what = {"ticks": "ticks per sample, mean", "synops": f"{unit} SynOps per sample, mean".strip()}
+    return size, what.get(axis, f"{unit} per sample, mean ({table or 'energy table'})")
+
+
+def _quiet(axes: Axes, label: str) -> None:
+    """Axes of a trade-off: what is drawn in them stands out."""
+    axes.set_xlabel(label, fontsize=9)
+    axes.tick_params(labelsize=8, colors="#555555")
+    axes.grid(color="#ececec", linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side in axes.spines.values():
+        side.set_color("#c8c8c8")
 
 
 def _enlarge(axes: Axes, points: Sequence[Point], spent: Mapping[int, float], size: float, full: Point | None) -> None:

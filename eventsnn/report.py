@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from eventsnn.simulation import Run
-    from eventsnn.study import Search
+    from eventsnn.study import Curve, Search
 
 SCHEMA = 1
 KINDS = (*BOOKED, "in_flight")
@@ -618,10 +618,71 @@ def _add_point(table: Table, row: Mapping[str, Any], end: Mapping[str, Any], key
         f"{row['accuracy']:.2%}",
         f"{row['low']:.2%} to {row['high']:.2%}",
         f"{row['mean_stop']:.2f}",
-        quantity(row["mean_synops"]),
+        "" if row["mean_synops"] is None else quantity(row["mean_synops"]),
         "" if row["picojoule"] is None else joules(row["mean_picojoule"]),
         f"{1 - row[key] / end[key]:.1%}" if end[key] else "",
     )
+
+
+def curves_table(curves: Sequence[Curve], axis: str, lose: float = 0.5) -> Table:
+    """A table of several models: the full run of each, and its cheapest cutoff that loses at most `lose` points.
+
+    curves: of `study.curves`. axis: "ticks", "synops" or "picojoule", which is to be small.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    titles = ("source", "cutoff", "full run", "ticks", "threshold", "accuracy", "95 % interval", "ticks", "saved")
+    for i, title in enumerate(titles):
+        table.add_column(title, justify="left" if i < 2 else "right", no_wrap=i > 0, overflow="fold")
+    for curve in curves:
+        point, end = curve.earliest(axis, lose) or curve.full, curve.full
+        low, high = point.interval
+        spent, whole = point.cost(axis), end.cost(axis)
+        table.add_row(
+            Text(curve.name),
+            curve.family,
+            f"{end.accuracy:.2%}",
+            f"{end.mean_stop:g}",
+            "none" if point is end else "" if point.threshold is None else f"{point.threshold:.4g}",
+            f"{point.accuracy:.2%}",
+            f"{low:.2%} to {high:.2%}",
+            f"{point.mean_stop:.2f}",
+            f"{1 - spent / whole:.1%}" if whole else "",
+        )
+    table.caption_justify = "left"
+    table.caption = (
+        f"the threshold of each that loses at most {lose:g} points here at the least {_AXES[axis]}; chosen on these "
+        "very samples, so they flatter; all points: sweep.csv"
+    )
+    return table
+
+
+_AXES = {"ticks": "ticks", "synops": "SynOps", "picojoule": "energy"}
+
+
+def curve_rows(curves: Sequence[Curve]) -> list[dict[str, Any]]:
+    """The points of several models as rows of sweep.csv, the full run of each behind its own."""
+    return [
+        {"source": curve.name, **point.row()}
+        for curve in curves
+        for point in (*curve.points, *([] if curve.family == "fixed" else [curve.full]))
+    ]
+
+
+def curves_json(curves: Sequence[Curve]) -> list[dict[str, Any]]:
+    """The points of several models as JSON values, by source."""
+    return [
+        {
+            "source": curve.name,
+            "readout": curve.readout,
+            "family": curve.family,
+            "full": curve.full.row(),
+            "points": [p.row() for p in curve.points],
+        }
+        for curve in curves
+    ]
 
 
 def sweep_csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -3,14 +3,14 @@
 One run to the horizon answers for every policy (`simulation.replay`), and its counts by tick for what each would have
 cost, so a study never runs a network; `rerun` does, to show that a chosen point is what a live run gives, and
 `decision_curve`, as continuous time needs. A study takes a run folder, a `Run` or a `Record`, of cutoff fixed and with
-labels.
+labels, or any model's outputs and labels: a `Trace`, or its file.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eventsnn import energy, runs
+from eventsnn import energy, runs, traces
 from eventsnn import kernels_sync as k
-from eventsnn.inputs import Events
+from eventsnn.inputs import DIGEST_BYTES, Events
 from eventsnn.ledger import wilson
 from eventsnn.network import Network
 from eventsnn.simulation import Replayed, Replays, Run, replay, simulate
@@ -67,6 +67,7 @@ FAMILIES = {
     "budget": "synops",
     "oracle": "",
 }
+FAMILY_OF = {"sum": "topk", "potential": "first-crossing", "spikes": "spike-gap"}  # what fits a readout best
 AHEAD = ("oracle",)  # families that know the labels, so they cannot be chosen
 
 
@@ -80,6 +81,7 @@ class Recorded:
     trace: with labels, every sample run to its horizon. counts: of `energy.counts_by_tick`, or None where they are not
     known. macs_input: multiply-accumulates of one sample's image. tick_seconds: length of a tick or None. network:
     sha256. digests: (N, 6) uint8 of the inputs, or None where an older version wrote the run. name: for people.
+    foreign: a trace alone, of whatever model, so that network, digests and what was run are not known.
     """
 
     trace: Trace
@@ -92,6 +94,7 @@ class Recorded:
     layer_delay: int
     digests: np.ndarray | None
     name: str
+    foreign: bool = False
 
     @property
     def ticks(self) -> int:
@@ -114,15 +117,28 @@ class Recorded:
         """Asks any policy of the trace."""
         return Replays(self.trace)
 
+    @property
+    def counted(self) -> bool:
+        """Whether SynOps are known."""
+        return self.counts is not None or self.trace.synops.shape[1] == self.ticks
+
+    def check_cost(self, cost: str) -> None:
+        """Refuse, in a sentence, costs that cannot be told: "ticks" can in any case."""
+        if cost == "synops" and not self.counted:
+            advice = "choose the axis ticks" if self.foreign else "run it with count='connections'"
+            raise ValueError(f"{self.name} counted no SynOps; {advice}")
+        if cost == "picojoule" and self.counts is None:
+            advice = "leave the table out" if self.foreign else "run it again with this version"
+            raise ValueError(f"{self.name} holds no operations by tick, which an energy table prices; {advice}")
+
     @cached_property
     def spent(self) -> np.ndarray:
         """(N, T + 1) int64: SynOps delivered up to the question of each tick, and at the end of the run."""
+        self.check_cost("synops")
         if self.counts is not None:
             weighted = [energy.BY_TICK.index(kind) for kind in ("ac", "mac")]
             return self.counts[:, :, weighted].sum(2).cumsum(1)
         synops = self.trace.synops
-        if synops.shape[1] < self.ticks:
-            raise ValueError(f"{self.name} counted no SynOps; run it with count='connections'")
         if self.trace.asked is None:
             return np.concatenate([synops.cumsum(1), synops.sum(1, keepdims=True)], axis=1)
         return np.concatenate([self.trace.asked.cumsum(1), synops.sum(1, keepdims=True)], axis=1)
@@ -130,22 +146,30 @@ class Recorded:
     @cached_property
     def done(self) -> np.ndarray:
         """(N, T + 1, operations of `energy.BY_TICK`) int64: all that was done up to the question of each tick."""
-        if self.counts is None:
-            raise ValueError(
-                f"{self.name} holds no operations by tick, which an energy table prices; run it again with this version"
-            )
+        self.check_cost("picojoule")
+        assert self.counts is not None
         return self.counts.cumsum(1)
 
 
-def recorded(source: str | Path | Run | runs.Record | Recorded) -> Recorded:
-    """Recorded full runs from a run folder, a `Run` or a `Record`.
+Source = str | Path | Run | runs.Record | Trace | Recorded
+
+
+def recorded(source: Source) -> Recorded:
+    """Recorded full runs from a run folder, a `Run` or a `Record`; from a `Trace` or its file, what it tells.
 
     Raises ValueError when there are no labels, when a sample was stopped before its horizon, when an output is not
     finite, and when there is no sample or a single output.
     """
     if isinstance(source, Recorded):
         return source
-    found = _of_run(source) if isinstance(source, Run) else _of_record(source)
+    if isinstance(source, Run):
+        found = _of_run(source)
+    elif isinstance(source, Trace):
+        found = _of_trace(source, "this trace")
+    elif isinstance(source, str | Path) and traces.is_trace(source):
+        found = _of_trace(traces.read_trace(source), str(source))
+    else:
+        found = _of_record(source)
     trace = found.trace
     if not len(found):
         raise ValueError(f"{found.name} holds no samples")
@@ -190,11 +214,29 @@ def _of_run(run: Run) -> Recorded:
     )
 
 
+def _of_trace(trace: Trace, name: str) -> Recorded:
+    _check_mode(None if trace.answers is None else "async", name)
+    return Recorded(
+        trace=trace,
+        counts=None,
+        macs_input=0,
+        tick_seconds=None,
+        network=None,
+        dtype=trace.outputs.dtype.name,
+        seed=0,
+        layer_delay=0,
+        digests=None,
+        name=name,
+        foreign=True,
+    )
+
+
 def _of_record(source: str | Path | runs.Record) -> Recorded:
     record = source if isinstance(source, runs.Record) else runs.read(source)
     counts = None if isinstance(source, runs.Record) else runs.read_counts(source)
     arrays, run = record.trace, record.run
-    _check_mode(run.get("mode"), "this run" if isinstance(source, runs.Record) else str(source))
+    name = "this run" if isinstance(source, runs.Record) else str(source)
+    _check_mode(run.get("mode"), name)
     try:
         weighted = None
         if counts is not None:
@@ -218,10 +260,12 @@ def _of_record(source: str | Path | runs.Record) -> Recorded:
             seed=run["seed"],
             layer_delay=run["layer_delay"],
             digests=arrays.get("digests"),
-            name="this run" if isinstance(source, runs.Record) else str(source),
+            name=name,
         )
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{source} is damaged: {error} is missing or of another kind") from None
+        raise ValueError(f"{name} is damaged: {error} is missing or of another kind") from None
+    except ValueError as error:  # of arrays that do not fit each other
+        raise ValueError(f"{name} is damaged: {error}") from None
 
 
 # ------------------------------------------------------------------------------------------- what the outputs tell
@@ -358,7 +402,7 @@ def _check_epsilon(epsilon: float) -> None:
 
 
 def calibrate(
-    source: str | Path | Run | runs.Record | Recorded,
+    source: Source,
     policy: str = "topk",
     epsilon: float = 0.01,
     *,
@@ -370,10 +414,11 @@ def calibrate(
     """A calibrated policy, "topk" or "conformal", from recorded full runs; it knows what it rests on (`calibrated`).
 
     method: of `calibrate_topk`. bonferroni, size, scale: of the conformal cutoff. Spiking outputs are read as counts.
-    Raises ValueError naming what does not fit. Write it with `save_policy`.
+    From a `Trace` alone it knows neither network nor samples, and no network is run with it. Raises ValueError naming
+    what does not fit. Write it with `save_policy`.
     """
     full = recorded(source)
-    if full.network is None or full.digests is None:
+    if not full.foreign and (full.network is None or full.digests is None):
         raise ValueError(f"{full.name} does not say which samples it ran; run it again with this version")
     on = "counts" if full.trace.readout == "spikes" else "logits"
     found: TopKGap | ConformalSet
@@ -393,7 +438,7 @@ def calibrate(
         readout=full.trace.readout,
         ticks=full.ticks,
         layer_delay=full.layer_delay,
-        digests=full.digests,
+        digests=np.zeros((len(full), DIGEST_BYTES), np.uint8) if full.digests is None else full.digests,
     )
     return replace(found, calibrated=known)
 
@@ -410,9 +455,9 @@ def save_policy(policy: TopKGap | ConformalSet, path: str | Path) -> None:
 
 @dataclass(frozen=True)
 class Point:
-    """One policy on recorded samples. ticks_run, synops, picojoule: totals, up to the stops; picojoule None: no table.
+    """One policy on recorded samples. threshold: what FAMILIES says, None where a family has none.
 
-    threshold: what FAMILIES says, None where a family has none.
+    ticks_run, synops, picojoule: totals, up to the stops; None where SynOps were not counted, and without a table.
     """
 
     family: str
@@ -421,7 +466,7 @@ class Point:
     samples: int
     correct: int
     ticks_run: int
-    synops: int
+    synops: int | None
     picojoule: float | None
 
     @property
@@ -442,6 +487,8 @@ class Point:
     def cost(self, cost: str) -> float:
         """Total cost: "ticks", "synops" or "picojoule"."""
         found = {"ticks": self.ticks_run, "synops": self.synops, "picojoule": self.picojoule}[cost]
+        if found is None and cost == "synops":
+            raise ValueError("SynOps were not counted; choose the axis ticks")
         if found is None:
             raise ValueError("picojoules need an energy table; name one (--energy TABLE)")
         return found
@@ -462,7 +509,7 @@ class Point:
             "ticks_run": self.ticks_run,
             "mean_stop": self.mean_stop,
             "synops": self.synops,
-            "mean_synops": self.synops / self.samples,
+            "mean_synops": None if self.synops is None else self.synops / self.samples,
             "picojoule": self.picojoule,
             "mean_picojoule": None if self.picojoule is None else self.picojoule / self.samples,
         }
@@ -489,7 +536,7 @@ def evaluate(
         samples=len(full),
         correct=int(np.sum(found.predictions == full.trace.labels)),
         ticks_run=int(found.stop_time.sum()),
-        synops=int(full.spent[_places(full, found)].sum()),
+        synops=int(full.spent[_places(full, found)].sum()) if full.counted else None,
         picojoule=None if table is None else _picojoule(full, found, table),
     )
 
@@ -510,9 +557,9 @@ def _picojoule(full: Recorded, found: Replayed, table: energy.Table) -> float:
 
 
 def sweep(
-    source: str | Path | Run | runs.Record | Recorded,
+    source: Source,
     *,
-    calibration: str | Path | Run | runs.Record | Recorded | TopKGap | ConformalSet | None = None,
+    calibration: Source | TopKGap | ConformalSet | None = None,
     table: str | Path | energy.Table | None = None,
     families: Iterable[str] | None = None,
     points: int = 64,
@@ -524,8 +571,9 @@ def sweep(
 
     calibration: other recorded runs of the same network, on which Top-K and conformal cutoffs are calibrated for each
     of EPSILONS; or one calibrated policy. Without it, they have no calibrated line. table: an energy table by name,
-    path or `Table`. families: some of FAMILIES; default all that fit the readout. points: thresholds of a family at
-    most, taken from the values that occurred. scale: of the softmax. method, bonferroni: as in `calibrate`.
+    path or `Table`. families: some of FAMILIES; default all that fit the readout (a budget only where SynOps were
+    counted). points: thresholds of a family at most, taken from the values that occurred. scale: of the softmax.
+    method, bonferroni: as in `calibrate`.
 
     Raises ValueError naming what does not fit: see `recorded`; a model has no prices of its own.
     """
@@ -560,8 +608,9 @@ def _candidates(full: Recorded, points: int, scale: float) -> list[Candidate]:
         ("confidence", seen(Confidence(1.0, scale, on)), lambda x: Confidence(min(x, 1.0), scale, on)),
         ("entropy", seen(Entropy(0.0, scale, on)), lambda x: Entropy(min(max(x, 0.0), 1.0), scale, on)),
         ("conformal", seen(ConformalSet(0.0, 1, scale, on)), lambda x: ConformalSet(x, 1, scale, on)),
-        ("budget", full.spent[:, : max(1, full.ticks - 1)], lambda x: Budget(max(x, 1.0))),
     ]
+    if full.counted:
+        made.append(("budget", full.spent[:, : max(1, full.ticks - 1)], lambda x: Budget(max(x, 1.0))))
     if counts:
         most = max(1, int(seen(SpikeGap(1)).max()))
         made.append(("spike-gap", np.arange(1, most + 1), lambda x: SpikeGap(int(x))))
@@ -588,8 +637,9 @@ def _calibrated(full: Recorded, calibration: Any, scale: float, method: str, bon
         calibration = read_policy(calibration)
     if isinstance(calibration, TopKGap | ConformalSet):
         known = calibration.calibrated
-        if known is not None and full.network is not None:
-            known.check(full.network, full.trace.readout, full.ticks, full.layer_delay)
+        if known is not None and (full.foreign or full.network is not None):
+            delay = known.layer_delay if full.foreign else full.layer_delay
+            known.check(full.network, full.trace.readout, full.ticks, delay)
         kind = "topk" if isinstance(calibration, TopKGap) else "conformal"
         return [(f"{kind}-calibrated", None if known is None else known.epsilon, calibration)]
     base = recorded(calibration)
@@ -610,7 +660,7 @@ def _check_alike(base: Recorded, full: Recorded) -> None:
     for what, one, other in (
         ("network", base.network, full.network),
         ("readout", base.trace.readout, full.trace.readout),
-        ("layer delay", base.layer_delay, full.layer_delay),
+        ("layer delay", *(None if r.foreign else r.layer_delay for r in (base, full))),
     ):
         if one is not None and other is not None and one != other:
             words = (str(one)[:12], str(other)[:12])
@@ -631,6 +681,77 @@ def _table(table: str | Path | energy.Table | None) -> energy.Table | None:
     if table is not None and not isinstance(table, energy.Table) and str(table) in energy.MODELS:
         raise ValueError(f"{table} is a model of whole runs; a sweep needs a table with a price for each operation")
     return table if table is None or isinstance(table, energy.Table) else energy.load_table(table)
+
+
+class Curve(NamedTuple):
+    """One family of cutoffs on one of several models.
+
+    name: of the model. readout: what its outputs are (`watchdog.Trace`). full: its run to the horizon. points: in the
+    order of their ticks.
+    """
+
+    name: str
+    readout: str
+    family: str
+    full: Point
+    points: tuple[Point, ...]
+
+    def earliest(self, axis: str = "ticks", lose: float = 0.5) -> Point | None:
+        """The cheapest point that loses at most so many percentage points of the full run's accuracy; None: none."""
+        good = [p for p in self.points if p.correct >= self.full.correct - lose / 100 * p.samples]
+        return min(good, key=lambda p: (p.cost(axis), -p.correct), default=None)
+
+
+def curves(
+    sources: Mapping[str, Source],
+    family: str | None = None,
+    *,
+    table: str | Path | energy.Table | None = None,
+    points: int = 64,
+    scale: float = 1.0,
+) -> list[Curve]:
+    """Several models on the same samples, each with one family of cutoffs, to be drawn in one figure.
+
+    sources: what `recorded` takes, by the names they are to have. family: one of FAMILIES that needs no calibration;
+    default the one of FAMILY_OF the readout. table, points, scale: as in `sweep`. Raises ValueError where samples or
+    labels differ, where a family does not fit, and as `sweep` does.
+    """
+    _families(None if family is None else [family])
+    if family is not None and family.endswith("-calibrated"):
+        raise ValueError(f"the family {family} is calibrated, which is done of one model; choose another family")
+    prices = _table(table)
+    found: list[Curve] = []
+    first: Recorded | None = None
+    for name, source in sources.items():
+        full = recorded(source)
+        first = first or full
+        _check_samples(first, full)
+        own = family or FAMILY_OF[full.trace.readout]
+        made = sweep(full, table=prices, families=[own], points=points, scale=scale)
+        if not made:
+            why = "its SynOps were not counted" if own == "budget" else f"its readout is {full.trace.readout}"
+            raise ValueError(f"the family {own} does not fit {full.name}: {why}")
+        made.sort(key=lambda p: (p.ticks_run, p.correct))
+        end = evaluate(full, Fixed(), "fixed", full.ticks, prices)
+        found.append(Curve(name, full.trace.readout, own, end, tuple(made)))
+    return found
+
+
+def _check_samples(first: Recorded, other: Recorded) -> None:
+    """Refuse to compare models that were not shown the same, as far as labels tell."""
+    one, two = first.trace.labels, other.trace.labels
+    assert one is not None
+    assert two is not None
+    if len(one) != len(two):
+        raise ValueError(
+            f"{other.name} has {len(two):,} samples, but {first.name} has {len(one):,}; wanted the same samples"
+        )
+    differing = np.flatnonzero(one != two)
+    if differing.size:
+        n = differing[0]
+        raise ValueError(
+            f"sample {n} of {other.name} has the label {two[n]}, but of {first.name} {one[n]}; wanted the same samples"
+        )
 
 
 def overlapping(source: Recorded, calibration: Any) -> tuple[int, int] | None:
@@ -670,8 +791,8 @@ class Search:
 
 
 def cheapest(
-    calibration: str | Path | Run | runs.Record | Recorded,
-    held_out: str | Path | Run | runs.Record | Recorded,
+    calibration: Source,
+    held_out: Source,
     *,
     accuracy: float | None = None,
     lose: float | None = None,
@@ -698,6 +819,8 @@ def cheapest(
         raise ValueError(f"cost is {cost!r}, wanted ticks, synops or picojoule:TABLE")
     if (accuracy is None) == (lose is None):
         raise ValueError("give either the accuracy to keep or the points to lose, not both and not neither")
+    for full in (base, other):
+        full.check_cost(kind)
     table = _table(name or None)
     end = evaluate(base, Fixed(), "fixed", base.ticks, table)
     if accuracy is not None and not 0 <= accuracy <= 1:
@@ -706,7 +829,8 @@ def cheapest(
         raise ValueError(f"lose is {lose}, wanted percentage points between 0 and 100")
     wanted = accuracy if accuracy is not None else end.accuracy - (lose or 0.0) / 100
     options: dict[str, Any] = {"points": points, "scale": scale, "method": method, "bonferroni": bonferroni}
-    tried = sweep(base, calibration=base, table=table, families=_families(families) - {*AHEAD}, **options)
+    asked = _families(families) - {*AHEAD} - ({"budget"} if not other.counted else set())
+    tried = sweep(base, calibration=base, table=table, families=asked, **options)
     good = [p for p in tried if p.correct >= wanted * p.samples - 1e-6]
     if not good:
         top = max(tried, key=lambda p: p.correct)
@@ -718,8 +842,8 @@ def cheapest(
     firsts = list({p.family: p for p in reversed(good)}.values())
     firsts.sort(key=lambda p: (p.cost(kind), -p.correct))
     chosen = tuple(Chosen(p, evaluate(other, p.policy, p.family, p.threshold, table)) for p in firsts)
-    full = Chosen(end, evaluate(other, Fixed(), "fixed", other.ticks, table))
-    return Search(wanted, cost, chosen[0], chosen, full)
+    whole = Chosen(end, evaluate(other, Fixed(), "fixed", other.ticks, table))
+    return Search(wanted, cost, chosen[0], chosen, whole)
 
 
 def _brief(policy: Policy) -> str:
@@ -731,7 +855,7 @@ def _brief(policy: Policy) -> str:
 
 
 def rerun(
-    source: str | Path | Run | runs.Record | Recorded,
+    source: Source,
     policies: Sequence[Policy],
     network: Network,
     inputs: np.ndarray | Events,
@@ -746,6 +870,8 @@ def rerun(
     network are not those that were recorded.
     """
     full = recorded(source)
+    if full.foreign:
+        raise ValueError(f"{full.name} does not say what was run; a live run needs the recorded run itself")
     if not 1 <= len(inputs) <= len(full):
         raise ValueError(f"there are {len(inputs)} inputs, but {full.name} holds {len(full)} samples")
     full = full.take(np.arange(len(inputs)))

@@ -68,22 +68,30 @@ class Calibration:
     """What a calibrated policy rests on, from its file.
 
     file: name of the policy file. method, epsilon: how it was calibrated. network: sha256 (`store.network_hash`).
-    readout, ticks, layer_delay: of the runs it was calibrated on. digests: (samples, 6) uint8 of the inputs
-    (`inputs.sample_digests`).
+    None where only the outputs of another model are known (`Trace`). readout, ticks, layer_delay: of the runs it was
+    calibrated on. digests: (samples, 6) uint8 of the inputs (`inputs.sample_digests`), zeros where they are not known.
     """
 
     file: str
     method: str
     epsilon: float
-    network: str
+    network: str | None
     readout: str
     ticks: int
     layer_delay: int
     digests: np.ndarray
 
-    def check(self, network: str, readout: str, ticks: int, layer_delay: int = 0) -> None:
-        """Refuse, in a sentence, a run of another network, readout or layer delay, or of more ticks."""
-        if network != self.network:
+    def check(self, network: str | None, readout: str, ticks: int, layer_delay: int = 0) -> None:
+        """Refuse, in a sentence, a run of another network, readout or layer delay, or of more ticks.
+
+        network: None of a model of which only the outputs are known.
+        """
+        if self.network is None and network is not None:
+            raise ValueError(
+                f"{self.file} was calibrated on the outputs of another model, but this is the network "
+                f"{network[:12]}...; calibrate this network"
+            )
+        if self.network is not None and network is not None and network != self.network:
             raise ValueError(
                 f"{self.file} was calibrated for the network {self.network[:12]}..., but this one is "
                 f"{network[:12]}...; calibrate this network"
@@ -380,27 +388,94 @@ class Answers:
     reach: np.ndarray
 
 
+READOUTS = ("sum", "potential", "spikes")
+
+
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What a policy can see of recorded runs.
+    """What a policy can see of recorded runs, of this simulator or of any other model: `Trace(outputs, labels)`.
 
-    outputs: (samples, ticks, classes) logits, potentials or spike counts, NaN past the stop. margins: same shape,
+    outputs: (samples, ticks, classes) logits, potentials or spike counts, NaN past the stop; float32 and float64 stay
+    what they are, other numbers become float64. labels: (samples,) classes, or None. margins: same shape as outputs,
     membrane minus threshold of spiking outputs (breaks prediction ties), or (samples, ticks, 0). synops: (samples,
-    ticks) int64 delivered per tick, (samples, 0) where they were not counted. stop_time: (samples,) ticks run. readout:
-    "sum", "potential" or "spikes" (`Network.readout`). labels: (samples,) or None. asked: (samples, ticks) SynOps
-    delivered from one question of the watchdog to the next, where that is not `synops` because populations behind the
-    output go on after the question; else None. answers: of runs in continuous time, whose watchdog is asked in
-    instants, not in ticks.
+    ticks) int64 delivered per tick, or (samples, 0), not counted. stop_time: (samples,) ticks run, by default all.
+    readout: what the outputs are, see below. asked: (samples, ticks) SynOps delivered from one question of the watchdog
+    to the next, where that is not `synops` because populations behind the output go on after the question; else None.
+    answers: of runs in continuous time, whose watchdog is asked in instants, not in ticks.
+
+    The readout (`Network.readout`) says which policies fit, and what another model's outputs are to be:
+
+    - "sum": each tick's outputs are the sum of those of all ticks so far, as Wu et al. have it (`outputs.cumsum(1)`);
+    - "potential": the outputs of this instant, as those of Rank Coding and of an LSTM; `FirstCrossing` reads them;
+    - "spikes": the output spikes of each class so far, counted.
+
+    A binary model with a single output p has two mirrored logits (-z, z) with z = log(p / (1 - p)), so that p > 0.95
+    is a crossing of log(0.95 / 0.05), and p < 0.05 one of the other class.
+
+    Raises ValueError for arrays that do not fit each other, labels that are no classes, and stops outside the ticks.
     """
 
     outputs: np.ndarray
-    margins: np.ndarray
-    synops: np.ndarray
-    stop_time: np.ndarray
-    readout: str
-    labels: np.ndarray | None = field(default=None)
-    asked: np.ndarray | None = field(default=None)
-    answers: Answers | None = field(default=None)
+    labels: np.ndarray | None = None
+    margins: np.ndarray = None  # type: ignore[assignment]  # here and below, None becomes an array
+    synops: np.ndarray = None  # type: ignore[assignment]
+    stop_time: np.ndarray = None  # type: ignore[assignment]
+    readout: str = "sum"
+    asked: np.ndarray | None = None
+    answers: Answers | None = None
+
+    def __post_init__(self) -> None:
+        outputs = _floats("outputs", self.outputs)
+        if outputs.ndim != 3 or not all(outputs.shape[1:]):
+            raise ValueError(f"outputs have shape {outputs.shape}, wanted (samples, ticks, classes)")
+        n, ticks, classes = outputs.shape
+        if self.readout not in READOUTS:
+            raise ValueError(f"readout is {self.readout!r}, wanted {', '.join(READOUTS[:-1])} or {READOUTS[-1]}")
+
+        def put(name: str, array: Any, *shapes: tuple[int, ...]) -> None:
+            if array.shape not in shapes:
+                raise ValueError(f"{_have(name)} shape {array.shape}, wanted {' or '.join(map(str, shapes))}")
+            object.__setattr__(self, name, array)
+
+        put("outputs", outputs, outputs.shape)
+        if self.labels is not None:
+            put("labels", _numbers("labels", self.labels, "iu", "whole numbers").astype(np.int64, copy=False), (n,))
+            if n and not (self.labels.min() >= 0 and self.labels.max() < classes):
+                lowest, highest = self.labels.min(), self.labels.max()
+                raise ValueError(f"labels run from {lowest} to {highest}, but the outputs have {classes} classes")
+        margins = np.zeros((n, ticks, 0), outputs.dtype) if self.margins is None else _floats("margins", self.margins)
+        put("margins", margins, outputs.shape, (n, ticks, 0))
+        synops = np.zeros((n, 0), np.int64) if self.synops is None else self.synops
+        put("synops", _numbers("synops", synops, "iu", "whole numbers"), (n, ticks), (n, 0))
+        stop_time = np.full(n, ticks, np.int64) if self.stop_time is None else self.stop_time
+        put("stop_time", _numbers("stop_time", stop_time, "iu", "whole numbers"), (n,))
+        if self.asked is not None:
+            put("asked", _numbers("asked", self.asked, "iu", "whole numbers"), (n, ticks))
+        if n and not (self.stop_time.min() >= 1 and self.stop_time.max() <= ticks):
+            raise ValueError(
+                f"stop_time runs from {self.stop_time.min()} to {self.stop_time.max()}, wanted ticks from 1 to {ticks}"
+            )
+
+
+def _floats(name: str, given: Any) -> np.ndarray:
+    """Numbers as float64, but float32 as it is: a run in float32 is replayed as it ran."""
+    array = _numbers(name, given, "fiub", "numbers")
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+
+
+def _numbers(name: str, given: Any, kinds: str, wanted: str) -> np.ndarray:
+    """The array itself, or one of what was given; refuses dtypes of another kind."""
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors with gradients
+        raise ValueError(f"{name} cannot be read as an array ({' '.join(str(error).split())})") from None
+    if array.dtype.kind not in kinds:
+        raise ValueError(f"{_have(name)} dtype {array.dtype}, wanted {wanted}")
+    return array
+
+
+def _have(name: str) -> str:
+    return f"{name} {'have' if name.endswith('s') else 'has'}"
 
 
 def predictions_by_tick(outputs: np.ndarray, margins: np.ndarray) -> np.ndarray:
@@ -602,7 +677,7 @@ def _policy_of(content: Any, file: str) -> TopKGap | ConformalSet:
         file=file,
         method=_entry(content, "method", str),
         epsilon=_entry(content, "epsilon", float),
-        network=_entry(network, "sha256", str),
+        network=None if "sha256" in network and network["sha256"] is None else _entry(network, "sha256", str),
         readout=_entry(content, "readout", str),
         ticks=_entry(content, "ticks", int),
         layer_delay=_entry(content, "layer_delay", int),

@@ -69,6 +69,28 @@ def first_crossing(outputs: np.ndarray, theta: float) -> tuple[int, int, bool]:
 # --------------------------------------------------------------------------------------------------------- in ticks
 
 
+def test_the_mistake_of_step_0_gives_another_mean_decision():
+    """The published notebooks of Rank Coding take the argmax over a vector of events and read 0 as "no event".
+
+    So a crossing in step 0 counts as none and decides at the end. Crossings here: steps 1, 0 and 2, and none.
+    """
+    low, theta = 0.5, math.log(0.95 / 0.05)
+    outputs = np.zeros((4, 5, 2))
+    outputs[0, 1:, 1] = 3.0
+    outputs[1, 0, 1] = 3.0  # crosses in step 0 and falls back; class 0 leads at the end
+    outputs[1, 1:, 0] = low
+    outputs[2, 2:, 0] = 3.5
+    outputs[3, :, 1] = low  # never
+    found = es.replay(es.Trace(outputs, [1, 1, 0, 1], readout="potential"), es.FirstCrossing(theta))
+    assert found.stop_time.tolist() == [2, 1, 3, 5]
+    assert found.predictions.tolist() == [1, 1, 0, 1]
+    event = (outputs >= theta).any(2)
+    mistaken = np.where(event.argmax(1) == 0, 4, event.argmax(1))
+    assert mistaken.tolist() == [1, 4, 2, 4]
+    assert mistaken.mean() + 1 != found.stop_time.mean()
+    assert outputs[np.arange(4), mistaken].argmax(1).tolist() == [1, 0, 0, 1]  # and another answer
+
+
 @st.composite
 def leaky_outputs(draw):
     """A leaky output of any kind, over neurons that spike or over the events themselves; theta; its inputs."""

@@ -552,7 +552,7 @@ def test_a_study_refuses_what_it_cannot_study(full):
         (lambda: study.sweep(cut), "stopped after 2 of 12 ticks"),
         (lambda: study.sweep(bare), "no labels"),
         (lambda: study.sweep(spoiled), "output 0 of sample 1 in tick 2 is nan"),
-        (lambda: study.sweep(quick), "counted no SynOps"),
+        (lambda: study.cheapest(quick, quick, lose=1), "counted no SynOps; run it with"),
         (lambda: study.sweep(full, table="lemaire2022"), "a model of whole runs"),
         (lambda: study.sweep(full, families=["best"]), "no family 'best'"),
         (lambda: study.sweep(full, points=1), "points is 1"),

@@ -230,7 +230,7 @@ def test_cuts_are_counted_as_they_are_defined():
     margins = generator.normal(size=outputs.shape)
     labels = generator.integers(0, 4, 60)
     none = np.zeros((60, 12), np.int64)
-    trace = es.Trace(outputs, margins, none, np.full(60, 12, np.int64), "spikes", labels)
+    trace = es.Trace(outputs, labels, margins, none, readout="spikes")
 
     def leader(n, t):
         return max(range(4), key=lambda k: (outputs[n, t, k], margins[n, t, k]))
