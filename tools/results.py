@@ -13,7 +13,6 @@ PyTorch's answers against ours in float32, and its spikes in float64; one that f
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,12 +27,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import eventsnn as es  # noqa: E402
-from eventsnn import import_torch, layouts, study  # noqa: E402
+from eventsnn import import_torch, layouts, runs, study  # noqa: E402
 from eventsnn.ledger import wilson  # noqa: E402
 from eventsnn.readers import read_input  # noqa: E402
 from eventsnn.report import predictions_by_tick  # noqa: E402
 from eventsnn.watchdog import parse_policy  # noqa: E402
 from tools import samples  # noqa: E402
+from tools.recurrent import as_events  # noqa: E402
 from tools.train import Recipe, converted, load, read_recipe, sha256, stepped, trained_on  # noqa: E402
 
 LOSE = 0.1  # points that a cutoff may lose on the calibration samples, so that it hardly loses 0.3 on others
@@ -81,7 +81,17 @@ def parts(recipe: Recipe, network: es.Network) -> Parts:
     known, other = load(recipe)
     kept = trained_on(recipe, known.labels)
     for_cutoffs = np.flatnonzero(kept if kept.all() else ~kept)
-    if recipe.data.source == "events":
+    if recipe.data.source == "events" and (recipe.data.frames == "number" or recipe.data.side):
+        # ticks that are no spans of time: every event stands at the beginning of its tick
+        everything, held_out = (
+            Part(
+                as_events(each.images.reshape(len(each), recipe.ticks, -1), recipe.data.tick_us),
+                each.images,
+                each.labels,
+            )
+            for each in (known, other)
+        )
+    elif recipe.data.source == "events":
         path = samples.events_file(recipe.data.path)
         first, second = (read_input(path, network, keys=f"split={split}") for split in (0, 1))
         everything = Part(first.inputs, known.images, first.labels)
@@ -375,11 +385,16 @@ def table(folder: Path) -> str:
 
 def write_table(readme: Path) -> None:
     """Put the table of the cards beside it into a README, between its two marks."""
-    text = readme.read_text()
-    between = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    if not between.search(text):
-        raise ValueError(f"{readme} has no place for the table, wanted the lines {BEGIN!r} and {END!r}")
-    readme.write_text(between.sub(lambda _: f"{BEGIN}\n{table(readme.parent)}\n{END}", text))
+    put(readme, BEGIN, END, table(readme.parent))
+
+
+def put(path: Path, begin: str, end: str, text: str) -> None:
+    """Put a text between two lines of a file. Raises ValueError when it does not have them."""
+    whole = path.read_text()
+    before, found, rest = whole.partition(begin)
+    if not found or end not in rest:
+        raise ValueError(f"{path} has no place for the table, wanted the lines {begin!r} and {end!r}")
+    runs.save_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}", path)
 
 
 # ------------------------------------------------------------------------------------------------------------ command

@@ -86,11 +86,13 @@ def events_file(path: str) -> Path:
     return _found(Path(path) if Path(path).exists() else data_folder() / path, "an HDF5 file of events")
 
 
-def events(path: str, ticks: int, tick_us: int) -> tuple[Samples, Samples]:
+def events(path: str, ticks: int, tick_us: int, *, by_number: bool = False, side: int = 0) -> tuple[Samples, Samples]:
     """Recordings of an event camera as frames of event counts, (N, ticks, 2, H, W): those of split 0, then of split 1.
 
-    Tick k holds the events from k x tick_us on, later ones than the last tick are left out; counts stop at 255. Of
-    split 1, recordings of a class that split 0 does not have are left out.
+    Tick k holds the events from k x tick_us on, later ones than the last tick are left out; or, by_number, every tick
+    as many of the recording's events, the last one also those that are left over (spikingjelly's "number"). side:
+    pixels across that the sensor's are added up to, a divisor of its size; 0: as they are. Counts stop at 255. Of split
+    1, recordings of a class that split 0 does not have are left out.
     """
     import h5py
 
@@ -98,9 +100,16 @@ def events(path: str, ticks: int, tick_us: int) -> tuple[Samples, Samples]:
         t, x, y, p = (file[name][:] for name in "txyp")
         offsets, labels, split = file["offsets"][:], file["labels"][:], file["split"][:]
         height, width = int(file.attrs["sensor_height"]), int(file.attrs["sensor_width"])
+    if side:
+        if height % side or width % side:
+            raise ValueError(f"'data.side' is {side}, wanted a divisor of the sensor's {width} x {height} pixels")
+        x, y = x // (width // side), y // (height // side)
+        height = width = side
     frames = np.zeros((len(labels), ticks, 2, height, width), np.uint8)
     for frame, (low, high) in zip(frames, pairwise(offsets), strict=True):
         tick = t[low:high] // tick_us
+        if by_number:
+            tick = np.minimum(np.arange(high - low) // max(1, (high - low) // ticks), ticks - 1)
         kept = tick < ticks
         places = (tick, p[low:high], y[low:high], x[low:high])
         where = np.ravel_multi_index([place[kept] for place in places], frame.shape)

@@ -68,7 +68,8 @@ class Data:
     of each class, how many of the last are kept out of training, to calibrate cutoffs on. path: an ordinary CIFAR
     folder, or the file of events or of sound. tick_us: the length of a tick. normalise: "" or "cifar10". samples: of
     "bits" and "noise", how many sequences are made. code: "" or how samples become spikes, "brightest-first" (images)
-    or "bins" (numbers), see `tools.samples`.
+    or "bins" (numbers), see `tools.samples`. frames: of events, "time", ticks of tick_us, or "number", each with as
+    many of a recording's events. side: of events, pixels across that a sensor's are added up to; 0: as they are.
     """
 
     source: str
@@ -80,6 +81,8 @@ class Data:
     normalise: str = ""
     samples: int = 0
     code: str = ""
+    frames: str = "time"
+    side: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,8 @@ class Stage:
     its mean over the means up to each tick, or "tet". Of a network that ends in neurons, the cross-entropy of
     `sharpness` x output spike counts; when spiking, its mean over the counts up to each tick. To it come `rate_penalty`
     x the sum over hidden layers of the spikes per neuron and tick, and `rcs` x the RCS regulariser. optimiser: "adamw",
-    or "sgd" with momentum 0.9. The learning rate rises over `warmup` of the steps and falls to 0 as a cosine. Weight
+    or "sgd" with momentum 0.9. The learning rate rises over `warmup` of the steps and falls to 0 as a cosine, or, with
+    schedule "steps", to a tenth at 70, 80 and 90 % of them. Weight
     decay leaves thresholds and norms alone. percentile: sets the thresholds to this percentile of the positive inputs
     they get, at the beginning of the stage.
     """
@@ -135,6 +139,7 @@ class Stage:
     rcs: float = 0.0
     warmup: float = 0.1
     percentile: float = 0.0
+    schedule: str = "cosine"
     criterion: str = "bce"
     crossing: float = 0.95
     entropy: float = 0.0
@@ -264,6 +269,7 @@ def _check(recipe: Recipe) -> None:
     if recipe.data.calibration < 0:
         raise ValueError(f"'data.calibration' is {recipe.data.calibration}, wanted 0 or more")
     _choose("data.source", recipe.data.source, "digits", "mnist", "cifar10", "cifar100", "events", *SEQUENCES)
+    _choose("data.frames", recipe.data.frames, "time", "number")
     _choose("data.code", recipe.data.code, "", "brightest-first", "bins")
     _choose("data.normalise", recipe.data.normalise, "", "cifar10")
     _choose("precision", recipe.precision, "float32", "bfloat16")
@@ -273,6 +279,7 @@ def _check(recipe: Recipe) -> None:
     for stage in recipe.stages:
         _choose("stages.kind", stage.kind, *LOSSES)
         _choose("stages.loss", stage.loss, *LOSSES[stage.kind])
+        _choose("stages.schedule", stage.schedule, "cosine", "steps")
         _choose("stages.criterion", stage.criterion, "bce", "cross_entropy")
         _choose("stages.optimiser", stage.optimiser, "adamw", "sgd")
         names = (
@@ -345,7 +352,8 @@ def load(recipe: Recipe) -> tuple[Samples, Samples]:
         return make(recipe.data.samples)
     if recipe.data.source == "spoken":
         return samples.spoken(recipe.data.path, recipe.ticks, recipe.data.tick_us)
-    return samples.events(recipe.data.path, recipe.ticks, recipe.data.tick_us)
+    how = {"by_number": recipe.data.frames == "number", "side": recipe.data.side}
+    return samples.events(recipe.data.path, recipe.ticks, recipe.data.tick_us, **how)
 
 
 def trained_on(recipe: Recipe, labels: np.ndarray) -> np.ndarray:
@@ -544,7 +552,7 @@ def _epoch(
     total = 0.0
     for b, batch in enumerate(batches):
         for group in optimiser.param_groups:
-            group["lr"] = stage.learning_rate * _warmth((epoch + b / len(batches)) / stage.epochs, stage.warmup)
+            group["lr"] = stage.learning_rate * _warmth((epoch + b / len(batches)) / stage.epochs, stage)
         moved = augmented(as_tensor(x[batch].numpy()), recipe.augment, generator)
         moved = coded(moved, recipe.data.code, recipe.ticks).to(device)
         with _precision(recipe, device):
@@ -622,9 +630,13 @@ def _counted_loss(network: nn.Module, stage: Stage, outputs: Tensor, watched: li
     return loss + stage.rate_penalty * sum(layer.spikes.mean() for layer in watched[:-1])
 
 
-def _warmth(part: float, warmup: float) -> float:
+def _warmth(part: float, stage: Stage) -> float:
     """Share of the learning rate when `part` of a stage is done."""
-    return part / warmup if part < warmup else 0.5 * (1 + math.cos(math.pi * (part - warmup) / (1 - warmup)))
+    if part < stage.warmup:
+        return part / stage.warmup
+    if stage.schedule == "steps":
+        return 0.1 ** sum(part >= edge for edge in (0.7, 0.8, 0.9))
+    return 0.5 * (1 + math.cos(math.pi * (part - stage.warmup) / (1 - stage.warmup)))
 
 
 def _optimiser(network: nn.Module, stage: Stage) -> torch.optim.Optimizer:
