@@ -82,6 +82,7 @@ def test_inflor_is_an_integrate_and_fire_that_starts_at_one_half(drive):
 
 
 @given(st.integers(-160, 160), st.integers(1, 12))
+@settings(deadline=None)
 def test_the_engine_agrees_that_it_starts_at_one_half(weight, ticks):
     """The neuron that InfLoR is converted to, and that integrate-and-fire, fire alike event by event."""
     found = []
@@ -390,7 +391,7 @@ def test_signed_poisson_input():
 
 
 @given(st.integers(0, 255), st.integers(0, 255), st.sampled_from([(1.0, 1.0), (None, -1.0), (None, 1.0)]))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_gates_are_logic(a, b, kind):
     """AND, (not a) and b, and OR, of eight pairs of units."""
     level, weight = kind
