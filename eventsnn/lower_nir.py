@@ -15,7 +15,7 @@ mode.
 | grouped convolution | one group, block-diagonal weights |
 | oblong kernel, one-sided padding | a square kernel with zeros around; where parities differ, a second one that crops |
 | pools | `AvgPool2d`, `SumPool2d` and `Scale`; in ceil mode, dilated, or of one dimension: a convolution of ones |
-| max-pool (`Gate`) | `SumPool2d`, then `Threshold` 0 |
+| max-pool, AND, IAND (`Gate`) | `SumPool2d` or weights of 1 and -1, then `Threshold` |
 | sparse synapses, uneven adaptive pool | the dense matrix, as `Linear` or as a convolution of the flattened source |
 | one weight for each unit | `Scale` |
 | bias of a whole grid | `Affine` with one identity matrix for each row |
