@@ -70,6 +70,8 @@ class LSTM(Recurrent):
         self.readout = nn.Linear(hidden, 1 if self.binary else classes)
         for weight in (self.into.weight, self.into.bias, self.again.weight):  # as nn.LSTM begins
             nn.init.uniform_(weight, -1 / math.sqrt(hidden), 1 / math.sqrt(hidden))
+        with torch.no_grad():
+            self.into.bias[hidden : 2 * hidden] += 1  # so that it begins by remembering (Jozefowicz et al., ICML 2015)
 
     def drive(self, x: Tensor) -> Tensor:
         """Currents of the four gates."""
