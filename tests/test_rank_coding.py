@@ -185,7 +185,7 @@ def test_gradients_go_back_from_the_decision_alone(make, classes):
     assert whole.shape == (6, 8, classes)
     theta = float(whole.detach().amax(2).median())
     found = recurrent.decide(network, x, theta)
-    assert len(found.step.unique()) > 2
+    assert len(found.step.unique()) > 1
     assert torch.allclose(found.outputs, whole[found.step, torch.arange(8)])
     labels = torch.arange(8) % classes
     how = {"entropy": 0.0, "kind": "bce", "theta": theta}
@@ -327,8 +327,8 @@ def test_rank_coding_learns_to_decide_early(tmp_path):
         )
         accuracy, ticks[loss] = rank_coding.at(trace, 0.95)
         assert accuracy > 0.99
-    assert ticks["first-crossing"] < 1.5
-    assert ticks["first-crossing"] < ticks["last"]
+    assert ticks["first-crossing"] < 3
+    assert ticks["first-crossing"] < ticks["last"] - 1
 
 
 def test_models_are_built_by_name(tmp_path):

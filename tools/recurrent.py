@@ -34,7 +34,7 @@ class Recurrent(nn.Module):
     hidden: int
 
     def drive(self, x: Tensor) -> Tensor:
-        """The input's part of each step, for all at once. x: (steps, N, inputs)."""
+        """The input's part of one step or of several at once. x: (..., N, inputs)."""
         raise NotImplementedError
 
     def begin(self, samples: int, like: Tensor) -> tuple[Tensor, ...]:
@@ -203,13 +203,12 @@ def decide(network: Recurrent, x: Tensor, theta: float = THETA) -> Decided:
     binary tasks take a crossing in the first step for none; here it is one.
     """
     steps, samples = x.shape[:2]
-    driven = network.drive(x)
-    state = network.begin(samples, driven)
+    state = network.begin(samples, x)
     alive = torch.arange(samples, device=x.device)
-    total = driven.new_zeros(samples)
+    total = x.new_zeros(samples)
     parts = []
-    for step, each in enumerate(driven):
-        outputs, state = network.step(each[alive] if len(alive) < samples else each, state)
+    for step, each in enumerate(x):
+        outputs, state = network.step(network.drive(each[alive] if len(alive) < samples else each), state)
         total = total + _entropy(outputs)
         crossed = (outputs.detach() >= theta).any(1)
         ends = crossed if step < steps - 1 else torch.ones_like(crossed)

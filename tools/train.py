@@ -651,17 +651,31 @@ def _optimiser(network: nn.Module, stage: Stage) -> torch.optim.Optimizer:
 def _fingerprints(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> list[str]:
     """What the weights after each stage depend on: another recipe or other samples must not go on from a checkpoint.
 
-    Later stages are left out, so that a stage can be added to a training that is done.
+    Later stages are left out, so that a stage can be added to a training that is done; and so are keys that a recipe
+    leaves as they are, so that a new key of the recipes changes no training.
     """
     samples_hash = hashlib.sha256(np.ascontiguousarray(images).tobytes())
     samples_hash.update(np.ascontiguousarray(labels).tobytes())
     start = sha256(ROOT / recipe.start) if recipe.start else ""
-    fixed = (recipe.model, recipe.seed, recipe.batch, recipe.precision, recipe.augment, recipe.data, start)
+    fixed = (
+        recipe.model,
+        recipe.seed,
+        recipe.batch,
+        recipe.precision,
+        _said(recipe.augment),
+        _said(recipe.data),
+        start,
+    )
     found = []
     for s in range(len(recipe.stages)):
-        what = repr((fixed, recipe.stages[: s + 1], samples_hash.hexdigest()))
+        what = repr((fixed, [_said(stage) for stage in recipe.stages[: s + 1]], samples_hash.hexdigest()))
         found.append(hashlib.sha256(what.encode()).hexdigest())
     return found
+
+
+def _said(part: Data | Augment | Stage) -> dict[str, Any]:
+    """The keys of a part of a recipe that differ from their defaults."""
+    return {f.name: value for f in fields(part) if (value := getattr(part, f.name)) != f.default}
 
 
 def _resume(checkpoint: Path, fingerprints: list[str]) -> dict[str, Any] | None:
