@@ -161,7 +161,7 @@ class LeakyNeuron(Neuron):
     def __init__(self, leak: float = 0.5) -> None:
         super().__init__()
         if not 0 <= leak <= 1:
-            raise ValueError(f"LeakyNeuron has leak={leak}, wanted 0 to 1")
+            raise ValueError(f"{type(self).__name__} has leak={leak}, wanted 0 to 1")
         self.leak = leak
 
     def _turns(self, current: Tensor, keep: int, once: bool = False) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -202,7 +202,7 @@ def fire_leaky(current: Tensor, leak: float) -> tuple[Tensor, Tensor]:
     emitted, left = [], []
     for drive in current:
         membrane = leak * membrane + drive
-        spike = _FireAbove.apply(membrane - 1)
+        spike = FireAbove.apply(membrane - 1)
         membrane = membrane * (1 - spike)
         emitted.append(spike)
         left.append(membrane)
@@ -224,7 +224,7 @@ class _Fire(torch.autograd.Function):
         return gradient * torch.clamp(1 - distance.abs(), min=0)
 
 
-class _FireAbove(_Fire):
+class FireAbove(_Fire):
     """As `_Fire`, but 1 only above the threshold."""
 
     @staticmethod

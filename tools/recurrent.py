@@ -18,6 +18,7 @@ from torch.nn import functional
 import eventsnn as es
 from eventsnn.network import Connection, Dense, Network, Population
 from eventsnn.neurons import LI, CubaLIF, Input
+from tools.modules import FireAbove
 
 THETA = math.log(0.95 / 0.05)  # the logit of the authors' 0.95
 
@@ -129,7 +130,7 @@ class Spiking(Recurrent):
         synapse, membrane, output = (torch.sigmoid(self.leaks[name]) for name in ("synapse", "membrane", "output"))
         i = synapse * i + driven + self.again(s)
         u = membrane * u + i
-        s = _Spike.apply(u - 1)
+        s = FireAbove.apply(u - 1)
         u = u - s
         y = output * y + self.readout(s)
         return self._mirrored(y), (i, u, s, y)
@@ -165,20 +166,6 @@ class Spiking(Recurrent):
             ticks=ticks,
             tick_seconds=tick_seconds,
         )
-
-
-class _Spike(torch.autograd.Function):
-    """1 where the distance to the threshold is above 0, else 0; the gradient is a triangle."""
-
-    @staticmethod
-    def forward(ctx: Any, distance: Tensor) -> Tensor:
-        ctx.save_for_backward(distance)
-        return (distance > 0).to(distance.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (distance,) = ctx.saved_tensors
-        return gradients[0] * torch.clamp(1 - distance.abs(), min=0)
 
 
 # ----------------------------------------------------------------------------------------------------------- training

@@ -22,39 +22,28 @@ import eventsnn as es
 from eventsnn.layouts import BOOSTED, SRESNET_LEAK, norm_tables, spiking_resnet
 from eventsnn.network import Conv
 from eventsnn.neurons import IF, LIF
-from tools.modules import Neuron, Timed, kept
+from tools.modules import FireAbove, LeakyNeuron, Neuron, Timed, kept
 
 # ------------------------------------------------------------------------------------------------------------ S-ResNet
 
 SLOPE = 0.3  # height of the surrogate's triangle in the authors' code
 
 
-class SoftNeuron(Neuron):
+class SoftNeuron(LeakyNeuron):
     """LIF of S-ResNet: `u <- leak * u + x`, fires at `u > 1` strictly, which takes 1 off.
 
     The gradient of a spike is 0.3 max(0, 1 - |u - 1|); the reset carries it too.
     """
 
     def __init__(self, leak: float = SRESNET_LEAK) -> None:
-        super().__init__()
-        if not 0 <= leak <= 1:
-            raise ValueError(f"SoftNeuron has leak={leak}, wanted 0 to 1")
-        self.leak = leak
+        super().__init__(leak)
 
     def _turns(self, current: Tensor, keep: int, once: bool = False) -> tuple[Tensor, Tensor | None, Tensor | None]:
         return self._fused(_emit_soft, once)(current, self.leak, keep)
 
-    def extra_repr(self) -> str:
-        return f"leak={self.leak}"
 
-
-class _FireSoft(torch.autograd.Function):
-    """1 where the distance to the threshold is > 0, else 0, with the surrogate of S-ResNet."""
-
-    @staticmethod
-    def forward(ctx: Any, distance: Tensor) -> Tensor:
-        ctx.save_for_backward(distance)
-        return (distance > 0).to(distance.dtype)
+class _FireSoft(FireAbove):
+    """With a triangle of 0.3 in height."""
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
