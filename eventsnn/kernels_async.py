@@ -1200,8 +1200,9 @@ def _announce(plan, timing, state, p, batch, now):
     for k in range(plan.pop[p, P_FIRST_OUT], plan.pop[p, P_LAST_OUT]):
         c = plan.whole[k]
         target = timing.pop[plan.con[c, C_TARGET]]
-        listed = plan.con[c, C_OP] == OP_SPARSE and plan.con[c, C_POOL_FAN] < 0
-        if listed and not _has_synapses(plan, queue, c, batch):
+        # where a map follows the synapses, those that it leads nowhere are made and counted all the same
+        mapped = plan.con[c, C_POOL_FAN] >= 0 or plan.con[c, C_BY_TABLE]
+        if plan.con[c, C_OP] == OP_SPARSE and not mapped and not _has_synapses(plan, queue, c, batch):
             continue
         if timing.own[c] >= 0:
             _send_singly(plan, timing, state, c, batch, 0.0)

@@ -22,7 +22,7 @@ from eventsnn import cli, continuous, runs, store, study
 from eventsnn import kernels_async as ka
 from eventsnn import kernels_sync as k
 from eventsnn.ledger import KINDS
-from eventsnn.network import AdaptivePool, Connection, Conv, Dense, Flatten, Identity, Network, Pool, Population
+from eventsnn.network import AdaptivePool, Connection, Conv, Dense, Flatten, Identity, Network, Pool, Population, Sparse
 from eventsnn.neurons import IF, LIF, Gate, Input, Integrator, Relay
 from eventsnn.wiring import fan_out, wire
 
@@ -302,6 +302,37 @@ def unbalanced(run: es.Run, incoming=0) -> list[str]:
     wrong = structural + incoming != delivered + dropped + left
     wrong |= (taps[..., KINDS.index("effective")] > structural) | (taps.min(-1) < 0) | (left < 0)
     return [c.label for c, row in zip(run.network.connections, wrong.any((0, 2)), strict=True) if row]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_synapses_that_a_map_leads_nowhere_are_counted(stride):
+    """A list of synapses in front of a pool that leaves out all, or some, of what they reach."""
+    behind = (Pool((1, 1), (1, stride), (0, 0)),)
+    network = Network(
+        populations=(
+            Population("in", (1,), Input()),
+            Population("spikes", (1,), IF()),
+            Population("relay", (1, 1, -(-3 // stride)), Relay()),
+            Population("out", (1,), Integrator()),
+        ),
+        connections=(
+            Connection("in", "spikes", Dense(np.ones((1, 1)))),
+            Connection(
+                "spikes", "relay", Sparse(np.array([0, 2]), np.array([1, 1]), np.ones(2), (1, 1, 3)), after=behind
+            ),
+            Connection("relay", "out", Dense(np.ones((1, -(-3 // stride)))), before=(Flatten(),)),
+        ),
+        output="out",
+        encoding="events",
+        ticks=2,
+        tick_seconds=1e-3,
+    )
+    events = es.Events(np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([0, 1]))
+    runs = [es.simulate(network, events, mode=mode, watchdog=es.Fixed()) for mode in ("sync", "async")]
+    assert unbalanced(runs[1]) == []
+    for run in runs:
+        assert run.ledger.synops("spikes->relay").tolist() == [2]
+        assert run.outputs[0, -1].tolist() == [2.0 if stride == 1 else 0.0]
 
 
 @same_every_time(250)
