@@ -180,11 +180,15 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="threads, of eventsnn and of PyTorch")
     options: Any = parser.parse_args()
     torch.set_num_threads(options.jobs)
-    for name in options.studies:
-        text = "\n".join(study(name, options.limit, options.jobs))
-        if options.limit is None:
-            marks = f"<!-- {name}: written by tools/compare.py -->", f"<!-- end of {name} -->"
-            put(ROOT / "weights" / "README.md", *marks, text)
+    try:
+        for name in options.studies:
+            text = "\n".join(study(name, options.limit, options.jobs))
+            if options.limit is None:
+                marks = f"<!-- {name}: written by tools/compare.py -->", f"<!-- end of {name} -->"
+                put(ROOT / "weights" / "README.md", *marks, text)
+    except ValueError as error:  # a network that is not trained yet, data that is not there
+        print(error, file=sys.stderr)
+        return 2
     return 0
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,7 +162,7 @@ def earliest(trace: es.Trace, accuracy: float) -> float | None:
     return min(good, default=None)
 
 
-def task_lines(rows: list[Row], limit: int | None) -> list[str]:
+def task_lines(rows: list[Row]) -> list[str]:
     """The part of the report about one task."""
     count = len(rows[0].trace.labels)
     head = ["network", "trained", "at the end", *(f"{f:g}" for f in FRACTIONS)]
@@ -225,13 +226,23 @@ def main() -> int:
         if task not in TASKS:
             parser.error(f"there is no task {task!r}, wanted {', '.join(TASKS)}")
     torch.set_num_threads(1)
-    write = options.limit is None
-    for task in options.tasks or TASKS:
+    try:
+        report(options.tasks or TASKS, options.limit)
+    except ValueError as error:  # a network that is not trained yet, data that is not there
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def report(tasks: Sequence[str], limit: int | None) -> None:
+    """Measure, check and print the tasks; written only without a limit."""
+    write = limit is None
+    for task in tasks:
         rows, checks = [], []
         for network in NETWORKS:
             for training in TRAININGS:
                 recipe = read_recipe(ROOT / "tools" / "recipes" / f"rank-{task}-{network}-{training}.toml")
-                row, found = measured(recipe, task, network, training, options.limit)
+                row, found = measured(recipe, task, network, training, limit)
                 rows.append(row)
                 checks += found
         lines = [
@@ -239,10 +250,10 @@ def main() -> int:
             "",
             recipe.about.strip().partition("\n\n")[0],
             "",
-            *task_lines(rows, options.limit),
+            *task_lines(rows),
         ]
         if task == "bits":
-            held_out = load(recipe)[1].images[: options.limit]
+            held_out = load(recipe)[1].images[:limit]
             told = (f"{row.name} {timing_loss(row.trace, held_out):.3f}" for row in rows)
             lines.append(f"- Timing loss at 0.95 (1 where wrong or early, else the delay / 20): {'; '.join(told)}.")
         lines += [f"- {check}." for check in checks]
@@ -254,7 +265,6 @@ def main() -> int:
             lines += ["", f"![{HEADS[task]}](rank-{task}.png)"]
             marks = f"<!-- {task}: written by tools/rank_coding.py -->", f"<!-- end of {task} -->"
             put(folder / "rank-coding.md", *marks, "\n".join(lines))
-    return 0
 
 
 if __name__ == "__main__":
