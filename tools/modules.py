@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import eventsnn as es
+from eventsnn.layouts import norm_tables
 from eventsnn.neurons import IF, LIF
 
 # -------------------------------------------------------------------------------------------------------- the neurons
@@ -48,10 +49,10 @@ class Timed(nn.Module):
 class Neuron(Timed):
     """A layer of neurons, or the activation they stand for; `running` sets which.
 
-    ticks: 0 as an activation, else how many are run. watch: whether `watched` is kept for a
-    regulariser, with detach cut off from the gradients. compiled: whether the elementwise steps are fused by
-    `torch.compile`, equal up to rounding. dropout: share of what goes on to other layers that is made 0, drawn from
-    `generator`; the rest is divided by 1 - dropout.
+    ticks: 0 as an activation, else how many are run. watch: whether `watched` is kept for a regulariser, with detach
+    cut off from the gradients. compiled: whether the elementwise steps are fused by `torch.compile`, equal up to
+    rounding. dropout: share of what goes on to other layers that is made 0, drawn from `generator`; the rest is divided
+    by 1 - dropout.
 
     Dropout is where Wu et al. put it to calibrate cutoffs: behind the neurons, whose own membranes and resets know
     nothing of it, and drawn anew for every tick (`set_dropout` and `DropoutLayer` in their code, `utils/conversion.py`
@@ -195,15 +196,25 @@ def fire(current: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(emitted), torch.stack(left)
 
 
-def fire_leaky(current: Tensor, leak: float) -> tuple[Tensor, Tensor]:
-    """Spikes and membranes after each tick, both (ticks, ...), of `LeakyNeuron`s. current: (ticks, ...)."""
+def fires_above_one(membrane: Tensor) -> Tensor:
+    """Spikes of `LeakyNeuron`s."""
+    return FireAbove.apply(membrane - 1)
+
+
+def fire_leaky(
+    current: Tensor, leak: float, fires: Callable[[Tensor], Tensor] = fires_above_one, soft: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Spikes and membranes after each tick, both (ticks, ...), of `LeakyNeuron`s. current: (ticks, ...).
+
+    fires: spikes of membranes. soft: whether a spike takes 1 off, or sets the membrane to 0.
+    """
     current = current.to(torch.promote_types(current.dtype, torch.float32))  # also where the current is bfloat16
     membrane = torch.zeros((), dtype=current.dtype, device=current.device)
     emitted, left = [], []
     for drive in current:
         membrane = leak * membrane + drive
-        spike = FireAbove.apply(membrane - 1)
-        membrane = membrane * (1 - spike)
+        spike = fires(membrane)
+        membrane = membrane - spike if soft else membrane * (1 - spike)
         emitted.append(spike)
         left.append(membrane)
     return torch.stack(emitted), torch.stack(left)
@@ -390,11 +401,8 @@ class TEBN(Timed):
 
     def tables(self) -> tuple[np.ndarray, np.ndarray]:
         """(scale, shift), both (ticks, channels) float64: what `forward` does in evaluation mode, tick by tick."""
-        norm = self.norm
-        names = (self.p, norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        p, gamma, beta, mean, variance = (each.detach().cpu().double().numpy() for each in names)
-        factor = gamma / np.sqrt(variance + norm.eps)
-        return np.outer(p, factor), np.outer(p, beta - mean * factor)
+        p, ((scale,), (shift,)) = self.p.detach().cpu().double().numpy(), norm_tables([self.norm])
+        return np.outer(p, scale), np.outer(p, shift)
 
 
 es.register(TEBN, TEBN.tables, norm=True)

@@ -22,7 +22,7 @@ import eventsnn as es
 from eventsnn.layouts import BOOSTED, SRESNET_LEAK, norm_tables, spiking_resnet
 from eventsnn.network import Conv
 from eventsnn.neurons import IF, LIF
-from tools.modules import FireAbove, LeakyNeuron, Neuron, Timed, kept
+from tools.modules import FireAbove, LeakyNeuron, Neuron, Timed, fire_leaky, kept
 
 # ------------------------------------------------------------------------------------------------------------ S-ResNet
 
@@ -52,17 +52,8 @@ class _FireSoft(FireAbove):
 
 
 def _emit_soft(current: Tensor, leak: float, keep: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    wide = current.to(torch.promote_types(current.dtype, torch.float32))
-    membrane = torch.zeros((), dtype=wide.dtype, device=wide.device)
-    emitted, left = [], []
-    for drive in wide:
-        membrane = leak * membrane + drive
-        spike = _FireSoft.apply(membrane - 1)
-        membrane = membrane - spike
-        emitted.append(spike)
-        left.append(membrane)
-    spikes = torch.stack(emitted)
-    return (spikes.to(current.dtype), *kept(spikes, torch.stack(left), keep))
+    spikes, membranes = fire_leaky(current, leak, lambda u: _FireSoft.apply(u - 1), soft=True)
+    return (spikes.to(current.dtype), *kept(spikes, membranes, keep))
 
 
 class BNTT(Timed, nn.ModuleList):
@@ -249,17 +240,8 @@ class _FireInfLoR(torch.autograd.Function):
 def _emit_inflor(
     current: Tensor, soft: bool, mpr: bool, leak: float, keep: int
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    wide = current.to(torch.promote_types(current.dtype, torch.float32))
-    membrane = torch.zeros((), dtype=wide.dtype, device=wide.device)
-    emitted, left = [], []
-    for drive in wide:
-        membrane = leak * membrane + drive
-        spike = _FireInfLoR.apply(membrane, mpr)
-        membrane = membrane - spike if soft else membrane * (1 - spike)
-        emitted.append(spike)
-        left.append(membrane)
-    spikes = torch.stack(emitted)
-    return (spikes.to(current.dtype), *kept(spikes, torch.stack(left), keep))
+    spikes, membranes = fire_leaky(current, leak, lambda u: _FireInfLoR.apply(u, mpr), soft)
+    return (spikes.to(current.dtype), *kept(spikes, membranes, keep))
 
 
 def inflor_neuron(m: InfLoR) -> IF:
