@@ -17,6 +17,7 @@ from torch.nn import functional
 
 import eventsnn as es
 from eventsnn import layouts
+from eventsnn.import_torch import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -25,9 +26,7 @@ from tools import rank_coding, recurrent, samples  # noqa: E402
 from tools import train as tool  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-RECIPES = [
-    f"rank-{t}-{n}-{w}" for t, n, w in itertools.product(rank_coding.TASKS, ("lstm", "spiking"), ("end", "first"))
-]
+RECIPES = [rank_coding.name_of(task, *key) for task, key in itertools.product(rank_coding.TASKS, rank_coding.TRAINED)]
 
 # ---------------------------------------------------------------------------------------------------------- sequences
 
@@ -333,10 +332,28 @@ def test_models_are_built_by_name(tmp_path):
     """As the export and the measurement do it, from a saved state dict."""
     network = recurrent.spiking_bits()
     torch.save({"state_dict": network.state_dict()}, tmp_path / "n.pt")
-    from eventsnn.import_torch import load_checkpoint
-
     again = layouts.build("tools.recurrent:spiking_bits", load_checkpoint(tmp_path / "n.pt"))
     assert torch.equal(again.leaks["membrane"], network.leaks["membrane"])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_ships_is_its_state_dict(name):
+    """Converted again it has the same weights, and in float64 every hidden spike of PyTorch's own steps."""
+    recipe = tool.read_recipe(ROOT / "tools" / "recipes" / f"{name}.toml")
+    module = layouts.build(recipe.model, load_checkpoint(ROOT / recipe.export.state))
+    if not isinstance(module, recurrent.Spiking):
+        return
+    shipped = es.load(ROOT / recipe.export.network)
+    again = tool.converted(recipe, module, (shipped.input.size, 1, 1))
+    assert again.tick_seconds == shipped.tick_seconds
+    for ours, theirs in zip(again.connections, shipped.connections, strict=True):
+        assert np.array_equal(ours.op.weight, theirs.op.weight)
+        assert np.array_equal(ours.bias, theirs.bias)
+        assert ours.delay == theirs.delay
+    assert np.array_equal(again["hidden"].neuron.alpha, shipped["hidden"].neuron.alpha)
+    frames = np.random.default_rng(0).binomial(1, 4 / shipped.input.size, (3, recipe.ticks, shipped.input.size))
+    told = rank_coding.check_spikes(recipe, module, recurrent.as_events(frames, recipe.data.tick_us), frames)
+    assert int(re.findall(r"of ([\d,]+) spikes", told)[0].replace(",", "")) > 100
 
 
 @pytest.mark.parametrize(

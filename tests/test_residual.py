@@ -124,8 +124,9 @@ def test_the_rectifier_rises():
 
 @pytest.mark.parametrize("mpr", [True, False])
 def test_the_gradient_is_that_of_the_clamped_membrane(mpr):
-    """PyTorch's own gradient of clamp(MPR(u), 0, 1), or of clamp(u, 0, 1), at membranes off the corners."""
-    u = torch.linspace(-1.995, 2.995, 500, dtype=torch.float64).requires_grad_()
+    """PyTorch's own gradient of clamp(MPR(u), 0, 1), off its corners, which are rounded, or of clamp(u, 0, 1)."""
+    u = torch.linspace(-1.995, 2.995, 500, dtype=torch.float64)
+    u = (u if mpr else torch.cat([u, torch.tensor([0.0, 1.0])])).requires_grad_()
     snn._FireInfLoR.apply(u, mpr).sum().backward()
     found, u.grad = u.grad.clone(), None
     (snn.rectified(u) if mpr else u).clamp(0, 1).sum().backward()

@@ -280,7 +280,7 @@ def spiking_noise() -> Spiking:
 
 def spiking_mnist() -> Spiking:
     """For MNIST, brightest pixels first."""
-    return Spiking(PIXELS, 10, 512)
+    return Spiking(PIXELS, 10, 256)
 
 
 def spiking_spoken() -> Spiking:
