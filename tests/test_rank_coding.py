@@ -365,7 +365,7 @@ def test_what_ships_is_its_state_dict(name):
             "'stages.loss' is 'cross_entropy', wanted 'last' or 'first-crossing'",
         ),
         ('criterion = "bce"', 'criterion = "mse"', "'stages.criterion' is 'mse', wanted 'bce' or 'cross_entropy'"),
-        ("clip = 1.0", "crossing = 0.4", "'stages.crossing' is 0.4, wanted a probability between 0.5 and 1"),
+        ("clip = 1.0", "crossing = 1.0", "'stages.crossing' is 1.0, wanted a probability between 0 and 1"),
         ("samples = 200_000", "samples = 0", "'data.samples' is 0, wanted 1 or more"),
         ("[augment]", "[augment]\nthin = 1.0", "'augment.thin' is 1.0, wanted a share from 0 to below 1"),
         ("[augment]", "[augment]\nlate = -1", "'augment.late' is -1, wanted 0 or more"),

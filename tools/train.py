@@ -302,8 +302,8 @@ def _check_stage(recipe: Recipe, stage: Stage) -> None:
     for name in ("rcs", "rate_penalty", "weight_decay", "entropy", "clip"):
         if getattr(stage, name) < 0:
             raise ValueError(f"'stages.{name}' is {getattr(stage, name)}, wanted 0 or more")
-    if not 0.5 < stage.crossing < 1:
-        raise ValueError(f"'stages.crossing' is {stage.crossing}, wanted a probability between 0.5 and 1")
+    if not 0 < stage.crossing < 1:
+        raise ValueError(f"'stages.crossing' is {stage.crossing}, wanted a probability between 0 and 1")
     if not 0 <= stage.percentile <= 100:
         raise ValueError(f"'stages.percentile' is {stage.percentile}, wanted 0 to 100")
     if stage.rate_penalty and stage.kind != "spiking":
