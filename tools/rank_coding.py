@@ -99,12 +99,12 @@ def measured(recipe: Recipe, network: str, training: str, held_out: samples.Samp
         return Row(network, training, es.Trace(outputs_of(module, frames), labels, readout="potential"), None), []
     events = as_events(frames, recipe.data.tick_us)
     stored = es.load(ROOT / recipe.export.network)
-    checks = [check_spikes(recipe, module, events, frames)]
+    same = check_spikes(recipe, module, events, frames)
     run = es.simulate(stored, events, labels, ticks=recipe.ticks, watchdog=es.Fixed(), count="connections")
     early = es.replay(run.trace, es.FirstCrossing(THETA))
-    checks.append(check_live(stored, run, events, labels, recipe.ticks))
+    live = check_live(stored, run, events, labels, recipe.ticks)
     stop = early.stop_time[:, None] > np.arange(recipe.ticks)
-    return Row(network, training, run.trace, int(run.trace.synops[stop].sum())), checks
+    return Row(network, training, run.trace, int(run.trace.synops[stop].sum())), [f"{same}; {live}"]
 
 
 def check_spikes(recipe: Recipe, module: Spiking, events: es.Events, frames: np.ndarray) -> str:
@@ -152,7 +152,9 @@ def check_live(network: es.Network, full: es.Run, events: es.Events, labels: np.
     stop = live.stop_time[:, None] > np.arange(ticks)
     if not np.array_equal(live.trace.synops.sum(1), (full.trace.synops[:few] * stop).sum(1)):
         raise RuntimeError("a live run counts other SynOps than the full run up to its stop")
-    return f"{few:,} of them run live to their first crossing: stops, answers and SynOps are the full run's up to there"
+    return (
+        f"{few:,} samples run live to their first crossing have the stops, answers and SynOps of the full run to there"
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- report
