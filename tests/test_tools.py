@@ -422,6 +422,25 @@ def test_a_shipped_network_stops_live_where_the_replay_says(name):
     assert len(middle) >= 8
 
 
+def test_a_repetition_with_another_seed_ships_nothing():
+    """It differs in the seed and in its files, all in runs/; None is the recipe itself."""
+    recipe = tool.read_recipe(ROOT / "tools" / "recipes" / "digits.toml")
+    again = tool.reseeded(recipe, 7)
+    assert (again.seed, again.name) == (7, "digits-seed7")
+    assert [again.checkpoint, *vars(again.export).values()] == [
+        "runs/train-digits-seed7.pt",
+        "runs/digits-seed7.pt",
+        "runs/digits-seed7.h5",
+        "",
+        "",
+    ]
+    same = {"name": "", "seed": 0, "checkpoint": "", "export": recipe.export}
+    assert replace(again, **same) == replace(recipe, **same)
+    assert tool.reseeded(recipe, None) is recipe
+    with pytest.raises(ValueError, match="'seed' is -1, wanted 0 or more"):
+        tool.reseeded(recipe, -1)
+
+
 def test_every_network_has_a_card_or_stands_in_a_study():
     """Nothing is shipped of which nothing was measured."""
     compared = {name for study in compare.STUDIES.values() for name in study}

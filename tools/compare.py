@@ -2,6 +2,7 @@
 
     python tools/compare.py sresnet           measure the study's recipes, write its part of weights/README.md
     python tools/compare.py sresnet --limit 200    try it, write nothing
+    python tools/compare.py sresnet --seed 1       of what `tools/train.py RECIPE --seed 1` trained; write nothing
 
 Every network runs to its horizon on all held-out samples. Then the checks: the answers of its own PyTorch module, which
 takes all ticks at once, against ours in float32; and in float64 every spike of that module's neurons on the first
@@ -29,7 +30,7 @@ from eventsnn.ledger import wilson  # noqa: E402
 from eventsnn.neurons import IF, Relay  # noqa: E402
 from tools.modules import Neuron, neurons, running, spiking_outputs  # noqa: E402
 from tools.results import Part, built, check_answers, full_run, parts, put  # noqa: E402
-from tools.train import Recipe, as_tensor, converted, normalised, read_recipe  # noqa: E402
+from tools.train import Recipe, as_tensor, converted, normalised, read_recipe, reseeded  # noqa: E402
 
 STUDIES = {  # recipes, and what a row is called
     "sresnet": {
@@ -154,11 +155,11 @@ def neurons_of(module: nn.Module, shape: tuple[int, ...]) -> dict[str, str]:
     }
 
 
-def study(name: str, limit: int | None, jobs: int) -> list[str]:
-    """The table of a study, and what was checked."""
+def study(name: str, limit: int | None, jobs: int, seed: int | None = None) -> list[str]:
+    """The table of a study, and what was checked. seed: of repetitions, None for the networks that ship."""
     lines, checks = [], []
     for recipe_name, words in STUDIES[name].items():
-        recipe = read_recipe(ROOT / "tools" / "recipes" / f"{recipe_name}.toml")
+        recipe = reseeded(read_recipe(ROOT / "tools" / "recipes" / f"{recipe_name}.toml"), seed)
         network = es.load(ROOT / recipe.export.network)
         held_out = parts(recipe, network).held_out
         held_out = held_out.take(np.arange(min(limit or len(held_out), len(held_out))))
@@ -177,13 +178,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Compare networks that were trained alike, event by event.")
     parser.add_argument("studies", nargs="*", choices=[*STUDIES, []], default=list(STUDIES))
     parser.add_argument("--limit", type=int, help="only the first held-out samples; nothing is written")
+    parser.add_argument("--seed", type=int, help="of repetitions, see tools/train.py --seed; nothing is written")
     parser.add_argument("--jobs", type=int, default=1, help="threads, of eventsnn and of PyTorch")
     options: Any = parser.parse_args()
     torch.set_num_threads(options.jobs)
     try:
         for name in options.studies:
-            text = "\n".join(study(name, options.limit, options.jobs))
-            if options.limit is None:
+            text = "\n".join(study(name, options.limit, options.jobs, options.seed))
+            if options.limit is None and options.seed is None:
                 marks = f"<!-- {name}: written by tools/compare.py -->", f"<!-- end of {name} -->"
                 put(ROOT / "weights" / "README.md", *marks, text)
     except ValueError as error:  # a network that is not trained yet, data that is not there

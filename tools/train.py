@@ -3,6 +3,7 @@
     python tools/train.py tools/recipes/digits.toml            train or resume, then export
     python tools/train.py tools/recipes/digits.toml --folds    cross-validate on the training samples, export nothing
     python tools/train.py tools/recipes/digits.toml --export   only export what was trained before
+    python tools/train.py tools/recipes/digits.toml --seed 1   repeat it with another seed, as runs/digits-seed1.*
 
 Needs torch and scikit-learn (`pip install '.[torch,test]'`). Runs on CUDA where there is one; `--device cpu` repeats
 a network on the kind of processor that trained it, others round sums differently. Each epoch draws its random numbers
@@ -195,6 +196,17 @@ def read_recipe(path: str | Path) -> Recipe:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return recipe
+
+
+def reseeded(recipe: Recipe, seed: int | None) -> Recipe:
+    """A repetition of the recipe with another seed, whose files all stand beside its checkpoint; itself for None."""
+    if seed is None:
+        return recipe
+    name, folder = f"{recipe.name}-seed{seed}", Path(recipe.checkpoint).parent
+    files = Export(str(folder / f"{name}.pt"), str(folder / f"{name}.h5") if recipe.export.network else "")
+    again = replace(recipe, name=name, seed=seed, checkpoint=str(folder / f"train-{name}.pt"), export=files)
+    _check(again)
+    return again
 
 
 def _read(path: Path, *before: Path) -> dict[str, Any]:
@@ -866,16 +878,17 @@ def sha256(path: Path) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, or 2 after a sentence about bad input."""
-    parser = argparse.ArgumentParser(description="Train, resume and export a network of QCFS neurons.")
+    parser = argparse.ArgumentParser(description="Train, resume and export a network.")
     parser.add_argument("recipe", type=Path, help="a TOML file such as tools/recipes/digits.toml")
     parser.add_argument("--folds", action="store_true", help="cross-validate on the training samples, export nothing")
     parser.add_argument("--export", action="store_true", help="train nothing; export the saved state dict")
+    parser.add_argument("--seed", type=int, help="instead of the recipe's; files go to runs/NAME-seedN.*")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     options = parser.parse_args(arguments)
     try:
         if options.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device is cuda, but PyTorch finds none here; leave --device out")
-        recipe = read_recipe(options.recipe)
+        recipe = reseeded(read_recipe(options.recipe), options.seed)
         torch.set_num_threads(recipe.threads)
         known, held_out = load(recipe)
         kept = trained_on(recipe, known.labels)
