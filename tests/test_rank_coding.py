@@ -328,6 +328,42 @@ def test_both_losses_learn(tmp_path, loss):
         assert np.mean(outputs[:, -1].argmax(1) == labels) > 0.99
 
 
+def test_the_report_says_who_decides_earlier():
+    """40 samples, of which the first 10 are always wrong, and outputs that cross 0.95 in tick 2, or in tick 5 of 6."""
+    labels = np.arange(40) % 2
+
+    def row(network, training, tick, synops):
+        outputs = np.zeros((40, 6, 2))
+        said = np.where(np.arange(40) < 10, 1 - labels, labels)
+        outputs[np.arange(40)[:, None], np.arange(tick - 1, 6), said[:, None]] = 5.0
+        return rank_coding.Row(network, training, es.Trace(outputs, labels, readout="potential"), synops)
+
+    early, late = row("lstm", "first", 2, None), row("lstm", "end", 5, None)
+    assert early.name == "LSTM, trained at the first crossing"
+    assert rank_coding.comparison(late, early) == (
+        "Rank Coding decides earlier: 74.00% are reached after 2.00 ticks, trained at the end after 5.00; "
+        "its own threshold gives 75.00% after 2.00, trained at the end after 5.00."
+    )
+    told = rank_coding.comparison(row("spiking", "end", 2, 400), row("spiking", "first", 5, 4_000))
+    assert told.startswith("Rank Coding does **not** decide earlier: 74.00% are reached after 5.00 ticks")
+    assert told.endswith("at 0.95, 100 SynOps a sample against 10.")
+    lines = rank_coding.task_lines([late, early, row("spiking", "end", 2, 1), row("spiking", "first", 5, 1)])
+    assert lines[3].startswith("| LSTM | at the first crossing | 75.00% (")
+    assert lines[3].endswith("| 75.00% @ 2.00 | 75.00% @ 2.00 | 75.00% @ 6.00 |")
+
+
+def test_the_timing_loss_of_the_authors():
+    """Wrong or too early 1, else the delay in steps / 20: runs of five that end in step 4, decided in steps 4, 6, 3."""
+    bits = np.zeros((4, 25), np.uint8)
+    bits[:, 5:] = np.arange(20) % 2
+    images = np.stack([1 - bits, bits], 2)[..., None, None]
+    outputs = np.zeros((4, 25, 2))
+    for n, (step, said) in enumerate([(4, 1), (6, 1), (3, 1), (6, 0)]):
+        outputs[n, step:, said] = 5.0
+    trace = es.Trace(outputs, np.ones(4, np.int64), readout="potential")
+    assert rank_coding.timing_loss(trace, images) == pytest.approx((0 + 2 / 20 + 1 + 1) / 4)
+
+
 def test_models_are_built_by_name(tmp_path):
     """As the export and the measurement do it, from a saved state dict."""
     network = recurrent.spiking_bits()

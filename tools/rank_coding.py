@@ -37,6 +37,7 @@ NETWORKS, TRAININGS = ("lstm", "spiking"), ("end", "first")
 TRAINED = tuple((network, training) for network in NETWORKS for training in TRAININGS)
 WORDS = {"lstm": "LSTM", "spiking": "spiking", "end": "at the end", "first": "at the first crossing"}
 FRACTIONS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)  # thresholds of the table, as sigmoids
+TRAINED_AT = 0.95  # Rank Coding's threshold, that of `THETA`
 LOSE = 1.0  # points below the lower best accuracy of two trainings: where their decision times are compared
 AT_ONCE = 500
 SPIKES = 100  # samples compared spike for spike in float64
@@ -167,8 +168,9 @@ def at(trace: es.Trace, fraction: float) -> tuple[float, float]:
 
 
 def earliest(curve: study.Curve, accuracy: float) -> float:
-    """The mean decision tick of the earliest threshold that reaches an accuracy that one reaches."""
-    return min(p.mean_stop for p in (*curve.points, curve.full) if p.correct >= accuracy * p.samples - 1e-9)
+    """The mean decision tick of the earliest threshold that reaches an accuracy, infinite where none does."""
+    ticks = [p.mean_stop for p in (*curve.points, curve.full) if p.correct >= accuracy * p.samples - 1e-9]
+    return min(ticks, default=np.inf)
 
 
 def task_lines(rows: list[Row]) -> list[str]:
@@ -196,6 +198,10 @@ def comparison(end: Row, first: Row) -> str:
     ticks = [earliest(line, wanted) for line in lines]
     verdict = "Rank Coding decides earlier" if ticks[1] < ticks[0] else "Rank Coding does **not** decide earlier"
     said = f"{verdict}: {wanted:.2%} are reached after {ticks[1]:.2f} ticks, trained at the end after {ticks[0]:.2f}"
+    accuracy, tick = at(first.trace, TRAINED_AT)
+    other = earliest(end.curve, accuracy)
+    when = f"after {other:.2f}" if np.isfinite(other) else "never"
+    said += f"; its own threshold gives {accuracy:.2%} after {tick:.2f}, trained at the end {when}"
     if first.synops is not None and end.synops is not None:
         samples = len(first.trace.labels)
         said += f"; at 0.95, {first.synops / samples:,.0f} SynOps a sample against {end.synops / samples:,.0f}"
