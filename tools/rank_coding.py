@@ -2,6 +2,7 @@
 
     python tools/rank_coding.py                      measure, draw weights/rank-TASK.png, write weights/rank-coding.md
     python tools/rank_coding.py bits --limit 500     try it, write nothing
+    python tools/rank_coding.py bits --seed 1        of what `tools/train.py RECIPE --seed 1` trained; write nothing
 
 For each task the four trainings of `tools/recipes/rank-TASK-*.toml`: an LSTM and a recurrent spiking network, trained
 at the end of the sequence and, Rank Coding (Jeffares et al., ICLR 2022), at the first crossing. The LSTM's outputs come
@@ -30,7 +31,7 @@ from eventsnn.ledger import wilson  # noqa: E402
 from tools import samples  # noqa: E402
 from tools.recurrent import THETA, Recurrent, Spiking, as_events  # noqa: E402
 from tools.results import put  # noqa: E402
-from tools.train import Recipe, as_tensor, coded, converted, load, read_recipe  # noqa: E402
+from tools.train import Recipe, as_tensor, coded, converted, load, read_recipe, reseeded  # noqa: E402
 
 TASKS = ("bits", "noise", "mnist", "spoken")
 NETWORKS, TRAININGS = ("lstm", "spiking"), ("end", "first")
@@ -229,25 +230,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Compare Rank Coding with training at the end of the sequence.")
     parser.add_argument("tasks", nargs="*", metavar="task", help=", ".join(TASKS))
     parser.add_argument("--limit", type=int, help="only the first held-out samples; nothing is written")
+    parser.add_argument("--seed", type=int, help="of repetitions, see tools/train.py --seed; nothing is written")
     options = parser.parse_args()
     for task in options.tasks:
         if task not in TASKS:
             parser.error(f"there is no task {task!r}, wanted {', '.join(TASKS)}")
     torch.set_num_threads(1)
     try:
-        report(options.tasks or TASKS, options.limit)
+        report(options.tasks or TASKS, options.limit, options.seed)
     except ValueError as error:  # a network that is not trained yet, data that is not there
         print(error, file=sys.stderr)
         return 2
     return 0
 
 
-def report(tasks: Sequence[str], limit: int | None) -> None:
-    """Measure, check and print the tasks; written only without a limit."""
-    write = limit is None
+def report(tasks: Sequence[str], limit: int | None, seed: int | None = None) -> None:
+    """Measure, check and print the tasks; written only without a limit and without a seed of repetitions."""
+    write = limit is None and seed is None
     for task in tasks:
         rows, checks = [], []
-        recipes = {key: read_recipe(ROOT / "tools" / "recipes" / f"{name_of(task, *key)}.toml") for key in TRAINED}
+        paths = {key: ROOT / "tools" / "recipes" / f"{name_of(task, *key)}.toml" for key in TRAINED}
+        recipes = {key: reseeded(read_recipe(path), seed) for key, path in paths.items()}
         recipe = recipes[TRAINED[0]]
         held_out = load(recipe)[1][:limit]  # of all four: they differ in how it is shown at most
         for key in TRAINED:
