@@ -30,7 +30,7 @@ from eventsnn.ledger import wilson  # noqa: E402
 from eventsnn.neurons import IF, Relay  # noqa: E402
 from tools.modules import Neuron, neurons, running, spiking_outputs  # noqa: E402
 from tools.results import Part, built, check_answers, full_run, parts, put  # noqa: E402
-from tools.train import Recipe, as_tensor, converted, normalised, read_recipe, reseeded  # noqa: E402
+from tools.train import Recipe, as_tensor, converted, normalised, shipped_recipe  # noqa: E402
 
 STUDIES = {  # recipes, and what a row is called
     "sresnet": {
@@ -159,7 +159,7 @@ def study(name: str, limit: int | None, jobs: int, seed: int | None = None) -> l
     """The table of a study, and what was checked. seed: of repetitions, None for the networks that ship."""
     lines, checks = [], []
     for recipe_name, words in STUDIES[name].items():
-        recipe = reseeded(read_recipe(ROOT / "tools" / "recipes" / f"{recipe_name}.toml"), seed)
+        recipe = shipped_recipe(recipe_name, seed)
         network = es.load(ROOT / recipe.export.network)
         held_out = parts(recipe, network).held_out
         held_out = held_out.take(np.arange(min(limit or len(held_out), len(held_out))))

@@ -29,16 +29,15 @@ import eventsnn as es  # noqa: E402
 from eventsnn import import_torch, layouts, plot, runs, study  # noqa: E402
 from eventsnn.ledger import wilson  # noqa: E402
 from tools import samples  # noqa: E402
-from tools.recurrent import THETA, Recurrent, Spiking, as_events  # noqa: E402
+from tools.recurrent import CROSSING, THETA, Recurrent, Spiking, as_events, logit  # noqa: E402
 from tools.results import put  # noqa: E402
-from tools.train import Recipe, as_tensor, coded, converted, load, read_recipe, reseeded  # noqa: E402
+from tools.train import Recipe, as_tensor, coded, converted, load, shipped_recipe  # noqa: E402
 
 TASKS = ("bits", "noise", "mnist", "spoken")
 NETWORKS, TRAININGS = ("lstm", "spiking"), ("end", "first")
 TRAINED = tuple((network, training) for network in NETWORKS for training in TRAININGS)
 WORDS = {"lstm": "LSTM", "spiking": "spiking", "end": "at the end", "first": "at the first crossing"}
 FRACTIONS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)  # thresholds of the table, as sigmoids
-TRAINED_AT = 0.95  # Rank Coding's threshold, that of `THETA`
 LOSE = 1.0  # points below the lower best accuracy of two trainings: where their decision times are compared
 AT_ONCE = 500
 SPIKES = 100  # samples compared spike for spike in float64
@@ -65,9 +64,14 @@ class Row:
         return f"{WORDS[self.network]}, trained {WORDS[self.training]}"
 
     @cached_property
+    def full(self) -> study.Recorded:
+        """Its trace, of which what is the same for every threshold is worked out once."""
+        return study.recorded(self.trace)
+
+    @cached_property
     def curve(self) -> study.Curve:
         """Its first-crossing line."""
-        return study.curves({self.name: self.trace}, "first-crossing", points=200)[0]
+        return study.curves({self.name: self.full}, "first-crossing", points=200)[0]
 
 
 def frames_of(recipe: Recipe, images: np.ndarray) -> np.ndarray:
@@ -103,10 +107,13 @@ def measured(recipe: Recipe, network: str, training: str, held_out: samples.Samp
     stored = es.load(ROOT / recipe.export.network)
     same = check_spikes(recipe, module, events, frames)
     run = es.simulate(stored, events, labels, ticks=recipe.ticks, watchdog=es.Fixed(), count="connections")
-    early = es.replay(run.trace, es.FirstCrossing(THETA))
-    live = check_live(stored, run, events, labels, recipe.ticks)
-    stop = early.stop_time[:, None] > np.arange(recipe.ticks)
-    return Row(network, training, run.trace, int(run.trace.synops[stop].sum())), [f"{same}; {live}"]
+    full, policy, few = study.recorded(run), es.FirstCrossing(THETA), min(LIVE, len(labels))
+    study.rerun(full, [policy], stored, events.first(few))
+    live = (
+        f"{few:,} samples run live to their first crossing have the stops, answers and SynOps of the full run to there"
+    )
+    synops = study.evaluate(full, policy, "first-crossing").synops
+    return Row(network, training, run.trace, synops), [f"{same}; {live}"]
 
 
 def check_spikes(recipe: Recipe, module: Spiking, events: es.Events, frames: np.ndarray) -> str:
@@ -142,30 +149,13 @@ def hidden_spikes(module: Spiking, frames: np.ndarray) -> np.ndarray:
     return torch.stack(found, 1).numpy()
 
 
-def check_live(network: es.Network, full: es.Run, events: es.Events, labels: np.ndarray, ticks: int) -> str:
-    """A live run that stops at the first crossing against the replay of the full run."""
-    few = min(LIVE, len(labels))
-    policy = es.FirstCrossing(THETA)
-    live = es.simulate(network, events.first(few), labels[:few], ticks=ticks, watchdog=policy, count="connections")
-    said = es.replay(full.trace, policy)
-    for what in ("stop_time", "predictions"):
-        if not np.array_equal(getattr(live, what), getattr(said, what)[:few]):
-            raise RuntimeError(f"a live run has another {what} than the replay of the full run")
-    stop = live.stop_time[:, None] > np.arange(ticks)
-    if not np.array_equal(live.trace.synops.sum(1), (full.trace.synops[:few] * stop).sum(1)):
-        raise RuntimeError("a live run counts other SynOps than the full run up to its stop")
-    return (
-        f"{few:,} samples run live to their first crossing have the stops, answers and SynOps of the full run to there"
-    )
-
-
 # -------------------------------------------------------------------------------------------------------------- report
 
 
-def at(trace: es.Trace, fraction: float) -> tuple[float, float]:
+def at(source: study.Source, fraction: float) -> tuple[float, float]:
     """Accuracy and mean decision tick at the first crossing of a sigmoid's threshold."""
-    found = es.replay(trace, es.FirstCrossing(float(np.log(fraction / (1 - fraction)))))
-    return float(np.mean(found.predictions == trace.labels)), float(found.stop_time.mean())
+    found = study.evaluate(study.recorded(source), es.FirstCrossing(logit(fraction)), "first-crossing")
+    return found.accuracy, found.mean_stop
 
 
 def earliest(curve: study.Curve, accuracy: float) -> float:
@@ -183,7 +173,7 @@ def task_lines(rows: list[Row]) -> list[str]:
         right = int(np.sum(row.trace.outputs[:, -1].argmax(1) == row.trace.labels))
         low, high = wilson(right, count)
         cells = [WORDS[row.network], WORDS[row.training], f"{right / count:.2%} ({low:.2%} to {high:.2%})"]
-        cells += [f"{accuracy:.2%} @ {tick:.2f}" for accuracy, tick in (at(row.trace, f) for f in FRACTIONS)]
+        cells += [f"{accuracy:.2%} @ {tick:.2f}" for accuracy, tick in (at(row.full, f) for f in FRACTIONS)]
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
     for network in NETWORKS:
@@ -199,7 +189,7 @@ def comparison(end: Row, first: Row) -> str:
     ticks = [earliest(line, wanted) for line in lines]
     verdict = "Rank Coding decides earlier" if ticks[1] < ticks[0] else "Rank Coding does **not** decide earlier"
     said = f"{verdict}: {wanted:.2%} are reached after {ticks[1]:.2f} ticks, trained at the end after {ticks[0]:.2f}"
-    accuracy, tick = at(first.trace, TRAINED_AT)
+    accuracy, tick = at(first.full, CROSSING)
     other = earliest(end.curve, accuracy)
     when = f"after {other:.2f}" if np.isfinite(other) else "never"
     said += f"; its own threshold gives {accuracy:.2%} after {tick:.2f}, trained at the end {when}"
@@ -249,10 +239,9 @@ def report(tasks: Sequence[str], limit: int | None, seed: int | None = None) -> 
     write = limit is None and seed is None
     for task in tasks:
         rows, checks = [], []
-        paths = {key: ROOT / "tools" / "recipes" / f"{name_of(task, *key)}.toml" for key in TRAINED}
-        recipes = {key: reseeded(read_recipe(path), seed) for key, path in paths.items()}
+        recipes = {key: shipped_recipe(name_of(task, *key), seed) for key in TRAINED}
         recipe = recipes[TRAINED[0]]
-        held_out = load(recipe)[1][:limit]  # of all four: they differ in how it is shown at most
+        held_out = load(recipe)[1][: limit or None]  # of all four: they differ in how it is shown at most
         for key in TRAINED:
             row, found = measured(recipes[key], *key, held_out)
             rows.append(row)

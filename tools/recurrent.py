@@ -20,7 +20,15 @@ from eventsnn.network import Connection, Dense, Network, Population
 from eventsnn.neurons import LI, CubaLIF, Input
 from tools.modules import FireAbove
 
-THETA = math.log(0.95 / 0.05)  # the logit of the authors' 0.95
+CROSSING = 0.95  # the authors' threshold of a sigmoid
+
+
+def logit(probability: float) -> float:
+    """The output whose sigmoid it is."""
+    return math.log(probability / (1 - probability))
+
+
+THETA = logit(CROSSING)
 
 # ----------------------------------------------------------------------------------------------------------- networks
 

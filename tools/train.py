@@ -45,7 +45,7 @@ from eventsnn.watchdog import parse_policy  # noqa: E402
 from tools import samples  # noqa: E402
 from tools.losses import anytime, rcs_activations, rcs_spiking, tet  # noqa: E402
 from tools.modules import Watched, ends_in_neurons, neurons, running, spikes, spiking_outputs  # noqa: E402
-from tools.recurrent import Recurrent, Spiking, sequence_loss  # noqa: E402
+from tools.recurrent import CROSSING, Recurrent, Spiking, logit, sequence_loss  # noqa: E402
 from tools.samples import Samples  # noqa: E402
 
 GAPS = range(1, 7)  # the spike-gap cutoffs that --folds compares
@@ -142,7 +142,7 @@ class Stage:
     percentile: float = 0.0
     schedule: str = "cosine"
     criterion: str = "bce"
-    crossing: float = 0.95
+    crossing: float = CROSSING
     entropy: float = 0.0
     clip: float = 0.0
 
@@ -196,6 +196,11 @@ def read_recipe(path: str | Path) -> Recipe:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return recipe
+
+
+def shipped_recipe(name: str, seed: int | None = None) -> Recipe:
+    """The recipe of `tools/recipes` by its name, or a repetition of it with another seed."""
+    return reseeded(read_recipe(ROOT / "tools" / "recipes" / f"{name}.toml"), seed)
 
 
 def reseeded(recipe: Recipe, seed: int | None) -> Recipe:
@@ -605,8 +610,8 @@ def _set_thresholds(network: nn.Module, recipe: Recipe, percentile: float, x: Te
 def _loss(network: nn.Module, stage: Stage, x: Tensor, y: Tensor) -> Tensor:
     if stage.kind == "sequence":
         assert isinstance(network, Recurrent)
-        rank, level = stage.loss == "first-crossing", math.log(stage.crossing / (1 - stage.crossing))
-        how = {"first_crossing": rank, "entropy": stage.entropy, "kind": stage.criterion, "theta": level}
+        rank, theta = stage.loss == "first-crossing", logit(stage.crossing)
+        how = {"first_crossing": rank, "entropy": stage.entropy, "kind": stage.criterion, "theta": theta}
         return sequence_loss(network, x.flatten(1).unflatten(0, (-1, len(y))), y, **how)
     ticks = stage.ticks if stage.kind == "spiking" else 0
     watch = stage.rcs > 0 or stage.rate_penalty > 0 or ends_in_neurons(network)
